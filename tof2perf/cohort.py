@@ -1,0 +1,295 @@
+"""Cohorts as BIDS folders: where a file lies and how it is checked, read and written."""
+
+import gzip
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from tof2perf.maps import MAPS
+
+SPLITS = ("train", "validation", "test")
+
+
+class CohortError(ValueError):
+    """Something is wrong with a patient's file; the message names the file and the remedy in one line."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one run reads and writes.
+
+    Attributes:
+        profile: the profile's name.
+        root: folder that holds ``data/`` and ``results/``.
+        data: folder with the user's own cohorts (one BIDS folder each); empty for the simulated cohorts.
+    """
+
+    profile: str
+    root: Path | str
+    data: str = ""
+
+    @property
+    def run(self) -> str:
+        """Name of the results folder; own data never share a folder with simulated ones."""
+        return f"{self.profile}-{Path(self.data).resolve().name}" if self.data else self.profile
+
+    @property
+    def results(self) -> Path:
+        """Folder of everything this run computes."""
+        return Path(self.root) / "results" / self.run
+
+    def cohort(self, cohort: str) -> Path:
+        """BIDS folder of a cohort."""
+        base = Path(self.data) if self.data else Path(self.root) / "data" / "simulated" / self.profile
+        return base / cohort
+
+    def preprocessed(self, cohort: str) -> Path:
+        """Folder of a cohort's preprocessed volumes on the profile's grid."""
+        return Path(self.root) / "data" / "preprocessed" / self.run / cohort
+
+    def model(self, cohort: str, map_name: str) -> Path:
+        """Folder of one trained model."""
+        return self.results / "models" / f"{cohort}_{map_name}"
+
+    def predictions(self, cohort: str) -> Path:
+        """Folder of a cohort's generated maps."""
+        return self.results / "predictions" / cohort
+
+    def prediction_path(self, cohort: str, patient: str, map_name: str) -> Path:
+        """One generated map."""
+        return self.predictions(cohort) / f"{patient}_{map_name}.nii.gz"
+
+    def metrics(self, cohort: str, map_name: str) -> Path:
+        """Per-patient metrics of one model."""
+        return self.results / "metrics" / f"{cohort}_{map_name}.csv"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of tables."""
+        return self.results / "tables"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of figures."""
+        return self.results / "figures"
+
+    def label(self, cohort: str = "acute") -> str:
+        """What every table, figure and page must carry: the source of the data and the profile."""
+        return f"{source(self.cohort(cohort))}, profile {self.profile}"
+
+
+def source(folder: Path) -> str:
+    """``simulated cohort`` or ``own data NAME``, read from the cohort's ``dataset_description.json``.
+
+    Raises:
+        CohortError: the description is missing or unreadable.
+    """
+    path = folder / "dataset_description.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CohortError(f"{path}: missing; simulate the cohort first or give DATA=FOLDER with BIDS cohorts") from None
+    except ValueError as error:
+        raise CohortError(f"{path}: not valid JSON ({error}); repair or restore the file") from None
+    generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
+    return "simulated cohort" if "tof2perf.phantom" in generators else f"own data {description.get('Name', '')}".strip()
+
+
+# --- where a file lies ------------------------------------------------------------------------------------------------
+
+
+def tof_path(folder: Path, patient: str) -> Path:
+    """The native TOF-MRA."""
+    return folder / patient / "anat" / f"{patient}_acq-tof_angio.nii.gz"
+
+
+def dsc_path(folder: Path, patient: str) -> Path:
+    """The DSC series (x, y, z, time)."""
+    return folder / patient / "perf" / f"{patient}_dsc.nii.gz"
+
+
+def dscref_path(folder: Path, patient: str) -> Path:
+    """The DSC reference volume that is co-registered with the TOF."""
+    return folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_desc-ref_dscref.nii.gz"
+
+
+def map_path(folder: Path, patient: str, map_name: str) -> Path:
+    """One perfusion map in physical units on the DSC grid."""
+    return folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_{map_name}.nii.gz"
+
+
+def brain_mask_path(folder: Path, patient: str) -> Path:
+    """A given brain mask on the TOF grid (optional)."""
+    return folder / "derivatives" / "masks" / patient / "anat" / f"{patient}_desc-brain_mask.nii.gz"
+
+
+def lesion_mask_path(folder: Path, patient: str) -> Path:
+    """A manual lesion mask (optional)."""
+    return folder / "derivatives" / "lesions" / patient / "perf" / f"{patient}_desc-manual_mask.nii.gz"
+
+
+def truth_path(folder: Path, patient: str, name: str) -> Path:
+    """The phantom's ground truth: a volume, or ``motion`` (JSON). Read by tests only, never downstream."""
+    suffix = ".json" if name == "motion" else ".nii.gz"
+    return folder / "derivatives" / "truth" / patient / f"{patient}_desc-true_{name}{suffix}"
+
+
+def preprocessed_path(folder: Path, patient: str, name: str) -> Path:
+    """A preprocessed volume on the profile's grid: ``tof``, ``mask`` or a map's name."""
+    return folder / f"{patient}_{name}.nii.gz"
+
+
+# --- reading and checking ---------------------------------------------------------------------------------------------
+
+
+def read_participants(folder: Path) -> pd.DataFrame:
+    """Read ``participants.tsv``.
+
+    Returns:
+        One row a patient, indexed by ``participant_id``, with at least the column ``split``.
+
+    Raises:
+        CohortError: missing file, missing column, a patient listed twice, or an unknown split.
+    """
+    path = folder / "participants.tsv"
+    if not path.is_file():
+        raise CohortError(f"{path}: missing; simulate or preprocess the cohort first, or check the folder's name")
+    frame = pd.read_csv(path, sep="\t", dtype={"participant_id": str}, keep_default_na=False)
+    for column in ("participant_id", "split"):
+        if column not in frame:
+            raise CohortError(f"{path}: no column '{column}'; add it (split is one of {', '.join(SPLITS)})")
+    doubled = frame.participant_id[frame.participant_id.duplicated()].tolist()
+    if doubled:
+        raise CohortError(f"{path}: {doubled[0]} is listed more than once; keep one row a patient")
+    unknown = frame[~frame.split.isin(SPLITS)]
+    if len(unknown):
+        patient, split = unknown.iloc[0][["participant_id", "split"]]
+        raise CohortError(f"{path}: {patient} has split '{split}'; use one of {', '.join(SPLITS)}")
+    return frame.set_index("participant_id")
+
+
+def participants(folder: Path, split: str) -> list[str]:
+    """The patients of one split, in the order of ``participants.tsv``.
+
+    Raises:
+        CohortError: unknown split, or a split without patients.
+    """
+    if split not in SPLITS:
+        raise CohortError(f"unknown split '{split}': choose one of {', '.join(SPLITS)}")
+    frame = read_participants(folder)
+    chosen = frame.index[frame.split == split].tolist()
+    if not chosen:
+        raise CohortError(f"{folder / 'participants.tsv'}: split '{split}' has no patients; assign some to it")
+    return chosen
+
+
+def read_volume(path: Path, *, ndim: int = 3) -> nib.Nifti1Image:
+    """Read and check one image.
+
+    Args:
+        path: NIfTI file.
+        ndim: number of dimensions it must have (3 for a volume, 4 for a DSC series).
+
+    Returns:
+        Image with float32 data in memory, so that scaling is applied and the file is read once.
+
+    Raises:
+        CohortError: missing or truncated file, wrong dimensions, NaN or infinite values, a constant volume, or a
+            singular affine.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CohortError(f"{path}: missing; provide the file or leave the patient out of participants.tsv")
+    try:
+        image = nib.load(path)
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CohortError(f"{path}: cannot be read ({reason}); export the file again") from None
+    if data.ndim != ndim:
+        raise CohortError(
+            f"{path}: has {data.ndim} dimensions {data.shape}, expected {ndim}; export a single {ndim}D image"
+        )
+    if not np.isfinite(data).all():
+        raise CohortError(
+            f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite; replace them with numbers"
+        )
+    if data.size == 0 or data.min() == data.max():
+        raise CohortError(f"{path}: all voxels are equal, an empty image; export the file again")
+    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise CohortError(f"{path}: its affine is singular, positions are undefined; repair sform and qform")
+    return nib.Nifti1Image(data, image.affine)
+
+
+# --- writing: under a temporary name, then moved, and the same bytes for the same content -----------------------------
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place only if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetition_time_s: float | None = None) -> None:
+    """Write an image as NIfTI: masks as uint8, int16 as it is, all else as float32; lengths in mm, time in s."""
+    kinds = {"b": np.uint8, "u": np.uint8, "i": np.int16}
+    image = nib.Nifti1Image(np.asarray(array, dtype=kinds.get(np.asarray(array).dtype.kind, np.float32)), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    if repetition_time_s is not None:
+        image.header.set_zooms((*image.header.get_zooms()[:3], repetition_time_s))
+    raw = io.BytesIO()
+    image.to_file_map({"image": nib.FileHolder(fileobj=raw), "header": nib.FileHolder(fileobj=raw)})
+    write_bytes(path, gzip.compress(raw.getvalue(), compresslevel=1, mtime=0))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes atomically."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON atomically, readable and with a newline at the end."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, frame: pd.DataFrame, *, index: bool = False) -> None:
+    """Write a table atomically: tab-separated for ``.tsv``, else comma-separated."""
+    write_text(path, frame.to_csv(sep="\t" if Path(path).suffix == ".tsv" else ",", index=index, lineterminator="\n"))
+
+
+def require_maps(folder: Path, patient: str, maps: tuple[str, ...] = tuple(MAPS)) -> None:
+    """Check that a patient's maps exist before anything is computed.
+
+    Raises:
+        CohortError: naming the first missing file.
+    """
+    for name in maps:
+        if not map_path(folder, patient, name).is_file():
+            raise CohortError(
+                f"{map_path(folder, patient, name)}: {patient} has no {name} map; provide it or drop the patient"
+            )

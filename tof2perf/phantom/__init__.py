@@ -1,0 +1,1 @@
+"""The physics phantom: a simulated patient whose occlusion is seen in the TOF and causes the perfusion deficit."""
