@@ -1,0 +1,1 @@
+"""Perfusion maps from time-of-flight angiography: the package behind the notebooks."""
