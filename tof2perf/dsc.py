@@ -153,8 +153,10 @@ def find_aif(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the arterial input function (Mouridsen 2006, doi 10.1002/mrm.20759).
 
-    Of the curves with the largest 10 % of areas the roughest 25 % are dropped; the rest, scaled to unit area, are grouped
-    by k-means and the group whose mean curve has the smallest first moment is grouped and chosen from once more.
+    Of the curves with the largest 10 % of areas the roughest 25 % are dropped; the rest, scaled to unit area, are
+    grouped by k-means and the group whose mean curve has the smallest first moment is grouped and chosen from once
+    more. Roughness, the energy of the second difference, is taken outside the bolus: inside it the sharpest curves,
+    which are the arteries, would be called rough when there is little noise (a departure from the paper).
 
     Args:
         concentration: (..., time) in 1/s.
@@ -176,15 +178,17 @@ def find_aif(
     large = area >= np.quantile(area, 0.9)
     members = members[large]
     unit = curves[members] / (area[large, None] * tr)
-    rough = np.square(np.diff(unit, n=2, axis=1)).sum(axis=1)
+    rough = np.square(np.diff(unit, n=2, axis=1))[:, _quiet(unit.mean(axis=0), tr)[1:-1]].sum(axis=1)
     smooth = rough <= np.quantile(rough, 0.75)
     members, unit = members[smooth], unit[smooth]
     for _ in range(2):
+        if len(members) < 3 * clusters:
+            break  # groups of one or two curves would be the noise of those voxels
         groups = _group(unit, clusters, tr)
-        # A group of one or two curves would be the noise of those voxels.
-        large_enough = [g for g in np.unique(groups) if np.count_nonzero(groups == g) >= 3] or list(np.unique(groups))
-        earliest = min(large_enough, key=lambda g: _first_moment(unit[groups == g].mean(axis=0)[None], tr)[0])
-        members, unit = members[groups == earliest], unit[groups == earliest]
+        sizes = np.bincount(groups)
+        moment = {g: _first_moment(unit[groups == g].mean(axis=0)[None], tr)[0] for g in np.flatnonzero(sizes >= 3)}
+        earliest = groups == min(moment, key=moment.get)
+        members, unit = members[earliest], unit[earliest]
     chosen = np.zeros(len(curves), dtype=bool)
     chosen[members] = True
     return curves[chosen].mean(axis=0), chosen.reshape(shape)
@@ -233,20 +237,20 @@ def deconvolve(
     singular values of the block-circulant matrix are the moduli of the AIF's Fourier transform; frequencies below a
     threshold times the largest are cut. As the whole is linear in the curve, it is applied as one matrix. CBF is the
     maximum of the band-limited residue within `search`, found on a grid of half a TR and a parabola; a negative delay
-    is as good as a positive one. Tmax is where the residue, smoothed by a Gaussian, is highest: noise makes it jump otherwise.
-    Leakage is not corrected.
+    is as good as a positive one. Tmax is where the residue, smoothed by a Gaussian, is highest: noise
+    makes it jump otherwise. Leakage is not corrected.
 
     Args:
         concentration: (curves, time) in 1/s.
         aif: (time,) in 1/s.
         tr: repetition time in s.
         method: bcsvd (or csvd), osvd, parametric.
-        threshold: bcsvd: share of the largest singular value below which values are cut (0.1 to 0.2 in use).
+        threshold: bcsvd: share of the largest singular value below which values are cut (0.1 to 0.2).
         oscillation: osvd: oscillation index below which a residue is smooth enough (Wu 2003: 0.035 to 0.095).
         search: (earliest, latest) delay in s.
         smooth_s: standard deviation in s of the Gaussian for Tmax; 0 for none.
-        integration_s: CBV is integrated from the arrival in the AIF for this time, in curve and AIF alike. The error of the
-            baseline grows with the interval; 60 s hold the passage even of late curves (assumption).
+        integration_s: CBV is integrated from the arrival in the AIF for this time, in curve and AIF alike. The error of
+            the baseline grows with the interval; 60 s hold the passage even of late curves (assumption).
         residues: also return the residue curves.
 
     Raises:
@@ -338,6 +342,13 @@ def _group(curves, clusters, tr):
         for group in np.unique(labels):
             centres[group] = curves[labels == group].mean(axis=0)
     return labels
+
+
+def _quiet(curve, tr):
+    """Mark the frames at least 5 s away from where a mean curve (time,) exceeds 20 % of its peak; all if too few."""
+    reach = int(np.ceil(5 / tr))
+    quiet = np.convolve(curve > 0.2 * curve.max(), np.ones(2 * reach + 1), mode="same") == 0
+    return quiet if np.count_nonzero(quiet) >= 6 else np.ones(len(curve), dtype=bool)
 
 
 def _first_moment(curves, tr):
