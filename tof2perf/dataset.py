@@ -1,0 +1,133 @@
+"""Preprocessed (TOF, map) pairs as the networks see them: normalised tensors, shuffled, mirrored left to right."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from tof2perf.cohort import CohortError, preprocessed_path, read_volume
+from tof2perf.maps import TOF_BOUNDS, get_map, normalise
+
+
+class PhysicalPair(NamedTuple):
+    """One patient on the profile's grid, in physical units.
+
+    Attributes:
+        tof: (x, y, z) in units of the patient's own median brain intensity, 0 outside the brain.
+        target: the map (x, y, z) in its unit, 0 outside the brain.
+        mask: brain, bool (x, y, z).
+        affine: voxel indices to mm, (4, 4).
+    """
+
+    tof: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+def load_pair(folder: Path, patient: str, map_name: str) -> PhysicalPair:
+    """Read one patient's preprocessed TOF, map and brain mask.
+
+    Raises:
+        CohortError: a file is missing or unreadable, or the three do not share one grid.
+        ValueError: unknown map.
+    """
+    get_map(map_name)
+    images = {name: read_volume(preprocessed_path(folder, patient, name)) for name in ("tof", map_name, "mask")}
+    tof = images["tof"]
+    for name, image in images.items():
+        if image.shape != tof.shape or not np.allclose(image.affine, tof.affine, atol=1e-3):
+            raise CohortError(
+                f"{preprocessed_path(folder, patient, name)}: {image.shape} voxels or affine differ from the TOF's "
+                f"{tof.shape}; preprocess the patient again"
+            )
+    # NIfTI files are stored x fastest; the networks want the last axis fastest.
+    data = {name: np.ascontiguousarray(image.get_fdata(dtype=np.float32)) for name, image in images.items()}
+    return PhysicalPair(data["tof"], data[map_name], data["mask"] > 0.5, tof.affine)
+
+
+def left_right_axis(affine: np.ndarray) -> int:
+    """The array axis that runs along the patient's left-right direction, read from the affine.
+
+    >>> left_right_axis(np.diag([2.0, 2.0, 2.0, 1.0]))
+    0
+    """
+    codes = nib.aff2axcodes(affine)
+    return next(axis for axis, code in enumerate(codes) if code in ("L", "R"))
+
+
+class PairDataset:
+    """All pairs of some patients, read once and kept in memory as float32 tensors (1, x, y, z) in [-1, 1].
+
+    The scaling comes from the fixed ranges of :mod:`tof2perf.maps`, never from the data, so no split can leak its
+    extremes into another. Indexing gives ``(tof, target)``; ``masks`` holds the brain masks, bool (1, x, y, z).
+
+    Args:
+        folder: preprocessed cohort.
+        patients: patients to read, in order.
+        map_name: the target map.
+
+    Raises:
+        CohortError: no patients, a file missing or unreadable, or patients on grids of different shapes.
+    """
+
+    def __init__(self, folder: Path, patients: Sequence[str], map_name: str) -> None:
+        if not patients:
+            raise CohortError(f"{folder}: no patients to load; assign some to the split in participants.tsv")
+        bounds = get_map(map_name).bounds
+        self.folder = Path(folder)
+        self.patients = list(patients)
+        self.tofs: list[Tensor] = []
+        self.targets: list[Tensor] = []
+        self.masks: list[Tensor] = []
+        self.mirror_axes: list[int] = []  # axis of the (1, x, y, z) tensors that runs left to right
+        for patient in self.patients:
+            pair = load_pair(self.folder, patient, map_name)
+            self.tofs.append(normalise(torch.from_numpy(pair.tof), TOF_BOUNDS)[None])
+            self.targets.append(normalise(torch.from_numpy(pair.target), bounds)[None])
+            self.masks.append(torch.from_numpy(pair.mask)[None])
+            self.mirror_axes.append(1 + left_right_axis(pair.affine))
+            if self.tofs[-1].shape != self.tofs[0].shape:
+                raise CohortError(
+                    f"{preprocessed_path(self.folder, patient, 'tof')}: {pair.tof.shape} voxels, the first patient has "
+                    f"{tuple(self.tofs[0].shape[1:])}; preprocess the cohort on one grid"
+                )
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.tofs[index], self.targets[index]
+
+    def mirrored(self, index: int) -> tuple[Tensor, Tensor]:
+        """A pair with left and right exchanged, whichever array axis that is."""
+        axis = self.mirror_axes[index]
+        return self.tofs[index].flip(axis), self.targets[index].flip(axis)
+
+    def shuffled(self, generator: torch.Generator, *, flip: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """One epoch: every patient once, in random order, each mirrored with probability 1/2 if ``flip``.
+
+        All that is random is drawn before the first pair, so the generator's state between two epochs says
+        everything about the epochs to come.
+
+        Yields:
+            (patient, TOF, target), tensors (1, x, y, z).
+        """
+        order = torch.randperm(len(self), generator=generator).tolist()
+        coins = (torch.rand(len(self), generator=generator) < 0.5).tolist()
+        for index, coin in zip(order, coins, strict=True):
+            yield (self.patients[index], *(self.mirrored(index) if flip and coin else self[index]))
+
+    def fingerprint(self) -> str:
+        """Digest of all patients and voxels, to tell whether a checkpoint belongs to these data."""
+        digest = hashlib.sha256()
+        for patient, *volumes in zip(self.patients, self.tofs, self.targets, self.masks, strict=True):
+            digest.update(patient.encode())
+            for volume in volumes:
+                digest.update(volume.numpy())
+        return digest.hexdigest()

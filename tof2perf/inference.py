@@ -1,0 +1,52 @@
+"""From trained weights and a TOF to a perfusion map in physical units."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tof2perf.maps import TOF_BOUNDS, denormalise, get_map, normalise
+from tof2perf.networks import UNetGenerator
+from tof2perf.weights import WeightsError, read_tensors
+
+
+def load_generator(model_folder: Path, *, device: torch.device | str = "cpu") -> UNetGenerator:
+    """Build the generator that ``generator.safetensors`` describes and load its weights, in eval mode.
+
+    Raises:
+        WeightsError: missing, damaged or foreign file.
+    """
+    path = Path(model_folder) / "generator.safetensors"
+    try:
+        tensors, header = read_tensors(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; train the model first (02-train)") from None
+    network = header["network"]
+    generator = UNetGenerator(levels=network["levels"], filters=network["generator_filters"])
+    generator.load_state_dict(tensors)
+    return generator.to(device).eval()
+
+
+def generate(generator: UNetGenerator, tof: np.ndarray, mask: np.ndarray, map_name: str) -> np.ndarray:
+    """Generate one map.
+
+    Args:
+        generator: network from :func:`load_generator`.
+        tof: preprocessed TOF (x, y, z), in units of the patient's median brain intensity.
+        mask: brain (x, y, z); outside it the map is 0, as the measured maps are.
+        map_name: the map the generator was trained for.
+
+    Returns:
+        float32 (x, y, z) in the map's unit.
+
+    Raises:
+        ValueError: unknown map, or TOF and mask of different shapes.
+    """
+    bounds = get_map(map_name).bounds
+    if tof.shape != mask.shape:
+        raise ValueError(f"TOF {tof.shape} and brain mask {mask.shape} differ in shape: give both on one grid")
+    device = next(generator.parameters()).device
+    volume = torch.from_numpy(normalise(np.asarray(tof, dtype=np.float32), TOF_BOUNDS)).to(device)[None, None]
+    with torch.no_grad():
+        generated = generator(volume)[0, 0].cpu().numpy()
+    return np.where(mask > 0, denormalise(generated, bounds), 0).astype(np.float32)
