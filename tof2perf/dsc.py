@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tof2perf import parametric
+from tof2perf.arterial import bolus_arrival, find_aif, finite
 from tof2perf.maps import get_map
 
 # kappa = (1 - Hct large) / (1 - Hct small) / rho = (1 - 0.45) / (1 - 0.25) / 1.04 g/ml: the haematocrit of large and
@@ -16,6 +18,8 @@ from tof2perf.maps import get_map
 KAPPA = 0.705
 
 METHODS = ("bcsvd", "osvd", "parametric")
+# Thresholds tried by osvd, from nearly none to all but the lowest frequencies (assumption; the paper names no ladder).
+LADDER = np.geomspace(0.01, 0.95, 20)
 CHUNK = 8192  # curves worked on at a time: their intermediate arrays stay in the processor's cache
 
 
@@ -103,7 +107,7 @@ def signal_to_concentration(signal: np.ndarray, *, te: float, baseline: tuple[in
     Returns:
         float32 (..., time) in 1/s.
     """
-    signal = _finite(signal, "signal")
+    signal = finite(signal, "signal")
     if not 0 < te < 1:
         raise ValueError(f"echo time {te} s is not between 0 and 1 s: give it in seconds")
     if baseline is None:
@@ -129,7 +133,7 @@ def find_baseline(curve: np.ndarray) -> tuple[int, int]:
     Args:
         curve: (time,) mean signal of the brain.
     """
-    curve = _finite(curve, "signal")
+    curve = finite(curve, "signal")
     lowest = int(curve.argmin())
     early = curve[: max(lowest, 1)]
     level = np.median(early)
@@ -148,70 +152,13 @@ def find_baseline(curve: np.ndarray) -> tuple[int, int]:
     return first, stop
 
 
-def find_aif(
-    concentration: np.ndarray, *, tr: float, mask: np.ndarray | None = None, clusters: int = 5
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the arterial input function (Mouridsen 2006, doi 10.1002/mrm.20759).
-
-    Of the curves with the largest 10 % of areas the roughest 25 % are dropped; the rest, scaled to unit area, are
-    grouped by k-means and the group whose mean curve has the smallest first moment is grouped and chosen from once
-    more. Roughness, the energy of the second difference, is taken outside the bolus: inside it the sharpest curves,
-    which are the arteries, would be called rough when there is little noise (a departure from the paper).
-
-    Args:
-        concentration: (..., time) in 1/s.
-        tr: repetition time in s.
-        mask: (...) curves that may be chosen; all by default.
-        clusters: number of groups in each round.
-
-    Returns:
-        The mean curve (time,) of the chosen voxels, and a boolean array (...) that marks them.
-    """
-    concentration = _finite(concentration, "concentration")
-    shape, frames = concentration.shape[:-1], concentration.shape[-1]
-    curves = concentration.reshape(-1, frames)
-    members = np.arange(len(curves)) if mask is None else np.flatnonzero(np.broadcast_to(mask, shape))
-    area = curves[members].sum(axis=1)
-    members, area = members[area > 0], area[area > 0]
-    if not members.size:
-        raise ValueError("no curve has a positive area, so none can be arterial: check the mask and the bolus")
-    large = area >= np.quantile(area, 0.9)
-    members = members[large]
-    unit = curves[members] / (area[large, None] * tr)
-    rough = np.square(np.diff(unit, n=2, axis=1))[:, _quiet(unit.mean(axis=0), tr)[1:-1]].sum(axis=1)
-    smooth = rough <= np.quantile(rough, 0.75)
-    members, unit = members[smooth], unit[smooth]
-    for _ in range(2):
-        if len(members) < 3 * clusters:
-            break  # groups of one or two curves would be the noise of those voxels
-        groups = _group(unit, clusters, tr)
-        sizes = np.bincount(groups)
-        moment = {g: _first_moment(unit[groups == g].mean(axis=0)[None], tr)[0] for g in np.flatnonzero(sizes >= 3)}
-        earliest = groups == min(moment, key=moment.get)
-        members, unit = members[earliest], unit[earliest]
-    chosen = np.zeros(len(curves), dtype=bool)
-    chosen[members] = True
-    return curves[chosen].mean(axis=0), chosen.reshape(shape)
-
-
-def bolus_arrival(aif: np.ndarray, tr: float) -> float:
-    """Time in s at which the AIF last rises through 10 % of its peak before the peak, interpolated linearly."""
-    top = int(np.argmax(aif))
-    low = 0.1 * aif[top]
-    below = np.flatnonzero(aif[:top] < low)
-    if not below.size:
-        return 0.0
-    last = below[-1]
-    return float(tr * (last + (low - aif[last]) / (aif[last + 1] - aif[last])))
-
-
 def time_to_peak(concentration: np.ndarray, aif: np.ndarray, tr: float) -> np.ndarray:
     """Time in s from the bolus arrival in the AIF to the peak of each curve (curves, time); all-zero curves give 0.
 
     The curve is smoothed with the weights 1/4, 1/2, 1/4 so that noise does not choose the frame, and the peak placed by
     a parabola through three frames.
     """
-    concentration = _finite(concentration, "concentration")
+    concentration = finite(concentration, "concentration")
     padded = np.pad(concentration, ((0, 0), (1, 1)), mode="edge")
     smooth = 0.25 * (padded[:, :-2] + padded[:, 2:]) + 0.5 * concentration
     index, _ = _parabolic_peak(smooth)
@@ -225,7 +172,7 @@ def deconvolve(
     *,
     method: str = "bcsvd",
     threshold: float = 0.1,
-    oscillation: float = 0.065,
+    oscillation: float = 0.095,
     search: tuple[float, float] = (-10.0, 20.0),
     smooth_s: float = 1.5,
     integration_s: float = 60.0,
@@ -239,6 +186,10 @@ def deconvolve(
     maximum of the band-limited residue within `search`, found on a grid of half a TR and a parabola; a negative delay
     is as good as a positive one. Tmax is where the residue, smoothed by a Gaussian, is highest: noise
     makes it jump otherwise. Leakage is not corrected.
+
+    The parametric method (Mouridsen 2014, doi 10.1038/jcbfm.2014.111) fits a gamma distribution of transit times, see
+    :mod:`tof2perf.parametric`. Its delay is the arrival of the bolus in the tissue, not the time of the highest
+    residue: it is the smaller by 2 to 3 s at a TR of 2.22 s, so that Tmax of the two methods must not be compared.
 
     Args:
         concentration: (curves, time) in 1/s.
@@ -256,7 +207,7 @@ def deconvolve(
     Raises:
         ValueError: shapes do not match, values are not finite, the AIF has no bolus or the method is unknown.
     """
-    concentration, aif = _finite(concentration, "concentration"), _finite(aif, "aif")
+    concentration, aif = finite(concentration, "concentration"), finite(aif, "aif")
     if concentration.ndim != 2 or aif.shape != concentration.shape[1:]:
         raise ValueError(f"concentration {concentration.shape} and aif {aif.shape}: pass (curves, time) and (time,)")
     if not tr > 0:
@@ -265,6 +216,10 @@ def deconvolve(
         raise ValueError("the AIF has no positive area: check the arterial voxels and the baseline")
     if method in ("bcsvd", "csvd"):
         peak, delay, residue = _fixed_threshold(concentration, aif, tr, threshold, search, smooth_s, residues)
+    elif method == "osvd":
+        peak, delay, residue = _least_threshold(concentration, aif, tr, oscillation, search, smooth_s, residues)
+    elif method == "parametric":
+        return _parametric(concentration, aif, tr, threshold, search, residues)
     else:
         raise ValueError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
     cbf = 6000 * KAPPA * peak
@@ -286,6 +241,50 @@ def _fixed_threshold(concentration, aif, tr, threshold, search, smooth_s, residu
     silent = ~concentration.any(axis=1)
     peak[silent] = delay[silent] = 0
     return np.maximum(peak, 0), delay, concentration @ _inverse(aif, tr, threshold)[1] if residues else None
+
+
+def _least_threshold(concentration, aif, tr, oscillation, search, smooth_s, residues):
+    """As `_fixed_threshold`, for each curve with the smallest threshold of the ladder at which its residue is calm.
+
+    The oscillation index of a residue of L samples is the sum of its absolute second differences over L times its
+    maximum (Wu 2003).
+    """
+    peak, delay = np.zeros((2, len(concentration)), np.float32)
+    residue = np.zeros((len(concentration), 2 * len(aif)), np.float32) if residues else None
+    inverses = [_inverse(aif, tr, threshold)[1] for threshold in LADDER]
+    for start in range(0, len(concentration), CHUNK):
+        left = np.arange(start, min(start + CHUNK, len(concentration)))
+        for threshold, inverse in zip(LADDER, inverses, strict=True):
+            curves = concentration[left] @ inverse
+            bends = np.abs(curves[:, 2:] - 2 * curves[:, 1:-1] + curves[:, :-2]).sum(axis=1)
+            calm = bends <= oscillation * curves.shape[1] * curves.max(axis=1)
+            if threshold == LADDER[-1]:
+                calm[:] = True
+            done, left = left[calm], left[~calm]
+            if done.size:
+                found = _fixed_threshold(concentration[done], aif, tr, threshold, search, smooth_s, residues)
+                peak[done], delay[done] = found[:2]
+                if residues:
+                    residue[done] = found[2]
+            if not left.size:
+                break
+    return peak, delay, residue
+
+
+def _parametric(concentration, aif, tr, threshold, search, residues):
+    """Gamma-distributed transit times, started from and held near the block-circulant SVD."""
+    svd = deconvolve(concentration, aif, tr, threshold=threshold, search=search)
+    seen = svd.cbf > 0
+    start = np.zeros((np.count_nonzero(seen), 4), np.float32)
+    start[:, 0] = np.log(svd.cbf[seen] / (6000 * KAPPA))
+    start[:, 2] = svd.delay[seen]
+    start[:, 3] = np.log(np.clip(svd.mtt[seen], 1, 20))  # alpha starts at 1, an exponential: beta is the transit time
+    fitted = np.zeros((len(seen), 4), np.float32)
+    fitted[seen] = parametric.fit(concentration[seen], aif, tr, start, search=search)
+    height, alpha, beta = np.where(seen, np.exp(fitted[:, [0, 1, 3]].T), 0)
+    cbf, mtt = 6000 * KAPPA * height, alpha * beta
+    residue = parametric.residue(fitted, tr, len(aif)) * seen[:, None] if residues else None
+    return Deconvolution(cbf, cbf * mtt / 60, mtt, fitted[:, 2], np.sqrt(alpha) * beta, residue)
 
 
 def _inverse(aif, tr, threshold, *, search=None, smooth_s=0.0):
@@ -326,39 +325,3 @@ def _blood_volume(concentration, aif, tr, integration_s):
     first = int(bolus_arrival(aif, tr) / tr)
     stop = first + max(int(np.ceil(integration_s / tr)), 1)
     return (100 * KAPPA / aif[first:stop].sum() * concentration[:, first:stop].sum(axis=1)).astype(np.float32)
-
-
-def _group(curves, clusters, tr):
-    """Label each curve by k-means that starts from equal shares ordered by first moment, so no chance enters."""
-    order = np.argsort(_first_moment(curves, tr), kind="stable")
-    centres = np.stack([curves[share].mean(axis=0) for share in np.array_split(order, min(clusters, len(curves)))])
-    labels = np.full(len(curves), -1)
-    for _ in range(100):
-        distance = np.square(centres).sum(axis=1) - 2 * curves @ centres.T
-        nearest = distance.argmin(axis=1)
-        if np.array_equal(nearest, labels):
-            break
-        labels = nearest
-        for group in np.unique(labels):
-            centres[group] = curves[labels == group].mean(axis=0)
-    return labels
-
-
-def _quiet(curve, tr):
-    """Mark the frames at least 5 s away from where a mean curve (time,) exceeds 20 % of its peak; all if too few."""
-    reach = int(np.ceil(5 / tr))
-    quiet = np.convolve(curve > 0.2 * curve.max(), np.ones(2 * reach + 1), mode="same") == 0
-    return quiet if np.count_nonzero(quiet) >= 6 else np.ones(len(curve), dtype=bool)
-
-
-def _first_moment(curves, tr):
-    """Centre of gravity (s) in time of each curve (curves, time); negative samples are noise and count as zero."""
-    positive = np.maximum(curves, 0)
-    return tr * (positive @ np.arange(curves.shape[1])) / np.maximum(positive.sum(axis=1), np.finfo(np.float32).tiny)
-
-
-def _finite(values, name):
-    values = np.asarray(values, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds NaN or infinite values: repair or mask them before the perfusion analysis")
-    return values
