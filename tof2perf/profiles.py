@@ -38,7 +38,8 @@ class PhantomProfile:
     dsc_voxel_mm: tuple[float, float, float]
     tof_snr: float  # brain signal over noise SD in one voxel
     dsc_snr: float  # baseline signal over noise SD in one voxel and frame
-    terminals: int  # end branches of the arterial tree
+    head_mm: float  # voxel size of the head from which both scans are sampled
+    branching_points: int  # tissue points the arterial tree grows towards; about half become end branches
     max_rotation_deg: float  # head motion between TOF and DSC, each axis
     max_translation_mm: float
 

@@ -1,0 +1,297 @@
+"""The scanner: a TOF-MRA by steady-state inflow and a DSC series by gradient-echo EPI, each on its own grid."""
+
+import numpy as np
+from scipy import ndimage
+
+from tof2perf.phantom.anatomy import Head, smooth_field
+from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, tissue_curves
+from tof2perf.phantom.disease import Disease, antegrade_supply
+from tof2perf.phantom.perfusion import Perfusion, arrival_s
+from tof2perf.phantom.vessels import Tree
+
+# 3 T: T1 in s and proton density relative to CSF.
+T1_S = {"gm": 1.209, "wm": 0.758, "csf": 4.3, "blood": 1.65}
+DENSITY = {"gm": 0.89, "wm": 0.73, "csf": 1.0, "blood": 0.87}
+T2STAR_S = {"gm": 0.055, "wm": 0.048, "csf": 0.35}  # at 3 T (assumption from 40 to 60 ms in tissue)
+SCALP_DENSITY = 0.45  # what fat suppression leaves of skin and muscle (assumption)
+SKULL_DENSITY = 0.05
+
+TOF_TR_S, TOF_TE_S, TOF_FLIP_DEG = 0.022, 0.00386, 18.0  # the paper's protocol
+SLABS = 3  # the volume is acquired in slabs; blood that enters a slab from below is fresh (assumption)
+SAMPLE_MM3 = 0.02  # a vessel is drawn as points of this volume
+
+DSC_FLIP_DEG = 90.0
+ARTERY_SATURATION = 0.35  # arterial share of an EPI voxel from which the signal floor is reached, see bolus.py
+
+
+def grid_affine(shape: tuple[int, ...], voxel_mm: tuple[float, ...], centre_mm: tuple[float, ...]) -> np.ndarray:
+    """Affine (4, 4) of a RAS grid around a centre in scanner mm."""
+    affine = np.diag([*voxel_mm, 1.0])
+    affine[:3, 3] = np.array(centre_mm) - np.array(voxel_mm) * (np.array(shape) - 1) / 2
+    return affine
+
+
+def steady_state(kind: str) -> float:
+    """Spoiled gradient-echo signal of tissue after many pulses, relative to fully relaxed CSF."""
+    angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S[kind])
+    return DENSITY[kind] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
+
+
+def blood_signal(pulses: np.ndarray) -> np.ndarray:
+    """TOF signal of blood that has seen ``pulses`` (any shape) excitations; inf gives the steady state."""
+    angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S["blood"])
+    steady = (1 - e1) / (1 - np.cos(angle) * e1)
+    return (
+        DENSITY["blood"]
+        * np.sin(angle)
+        * (steady + (1 - steady) * (np.cos(angle) * e1) ** np.asarray(pulses, dtype=float))
+    )
+
+
+def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottoms_mm: np.ndarray) -> np.ndarray:
+    """Excitations that blood at each node has seen: time spent in the current slab over TR.
+
+    Blood behind an occlusion does not move forward: its time in the slab, and with it its saturation, has no end. A
+    slow flow loses signal in the same way but less.
+
+    Args:
+        tree: arteries in template space.
+        disease: what is wrong with them.
+        height_mm: z of each node in scanner space (n,).
+        slab_bottoms_mm: lower faces of the slabs, ascending; below the first nothing is excited.
+
+    Returns:
+        (n,) float, inf where blood stands.
+    """
+    supply = antegrade_supply(tree, disease, seen_by_tof=True)
+    with np.errstate(divide="ignore"):
+        transit_s = tree.length_mm() / (tree.velocity_mm_s() * supply)
+    slab = np.searchsorted(slab_bottoms_mm, height_mm)
+    inside_s = np.zeros(len(transit_s))
+    for node, above in enumerate(tree.parent):
+        stays = above >= 0 and slab[above] == slab[node]
+        inside_s[node] = (inside_s[above] if stays else 0.0) + transit_s[node]
+        if slab[node] == 0:
+            inside_s[node] = 0.0
+    return np.where(supply > 0, inside_s / TOF_TR_S, np.inf)
+
+
+def draw_vessels(
+    tree: Tree,
+    values: np.ndarray,
+    *,
+    position: np.ndarray,
+    radius_mm: np.ndarray,
+    affine: np.ndarray,
+    shape: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render the tree with partial volume.
+
+    Each edge is filled with random points of equal volume that are shared among the eight voxels around them, so that
+    a vessel thinner than a voxel contributes in proportion to its cross-section.
+
+    Args:
+        tree: for its edges.
+        values: one value a node (n,), constant along the edge above it.
+        position: nodes in scanner mm (n, 3).
+        radius_mm: (n,).
+        affine, shape: of the grid.
+        rng: places the points.
+
+    Returns:
+        Fraction of each voxel that is vessel (x, y, z), at most 1, and the mean value of that part.
+    """
+    edge = np.flatnonzero(tree.parent >= 0)
+    start, end = position[tree.parent[edge]], position[edge]
+    volume = np.pi * radius_mm[edge] ** 2 * np.linalg.norm(end - start, axis=1)
+    count = np.maximum(np.ceil(volume / SAMPLE_MM3).astype(int), 2)
+    of = np.repeat(np.arange(len(edge)), count)
+    along = rng.random(len(of))[:, None]
+    axis = (end - start) / np.maximum(np.linalg.norm(end - start, axis=1), 1e-6)[:, None]
+    side = np.cross(axis, np.where(np.abs(axis[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]))
+    side /= np.linalg.norm(side, axis=1, keepdims=True)
+    other = np.cross(axis, side)
+    distance = (radius_mm[edge][of] * np.sqrt(rng.random(len(of))))[:, None]
+    turn = (2 * np.pi * rng.random(len(of)))[:, None]
+    points = start[of] + along * (end - start)[of] + distance * (np.cos(turn) * side[of] + np.sin(turn) * other[of])
+    index = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    share = (volume / count / abs(np.linalg.det(affine[:3, :3])))[of]
+
+    low = np.floor(index).astype(int)
+    part = index - low
+    filled, weighted = np.zeros(int(np.prod(shape))), np.zeros(int(np.prod(shape)))
+    for corner in np.ndindex(2, 2, 2):
+        voxel = low + corner
+        weight = share * np.prod(np.where(corner, part, 1 - part), axis=1)
+        within = np.all((voxel >= 0) & (voxel < shape), axis=1)
+        flat = np.ravel_multi_index(tuple(voxel[within].T), shape)
+        filled += np.bincount(flat, weight[within], minlength=filled.size)
+        weighted += np.bincount(flat, (weight * values[edge][of])[within], minlength=filled.size)
+    mean = weighted / np.maximum(filled, 1e-9)
+    return np.minimum(filled, 1.0).reshape(shape).astype(np.float32), mean.reshape(shape).astype(np.float32)
+
+
+def acquire_tof(
+    head: Head,
+    tree: Tree,
+    disease: Disease,
+    *,
+    affine: np.ndarray,
+    shape: tuple[int, int, int],
+    snr: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Acquire a native TOF-MRA.
+
+    Args:
+        head: tissue on its own grid.
+        tree: arteries in template space.
+        disease: narrows radii and slows or stops flow.
+        affine, shape: of the TOF's grid.
+        snr: white-matter signal over noise SD.
+        rng: source of noise and coil sensitivity.
+
+    Returns:
+        Magnitude image (x, y, z) float32, arbitrary units, white matter near 100.
+    """
+    tissue = {
+        kind: resample(getattr(head, kind), head.affine, affine, shape)
+        for kind in ("gm", "wm", "csf", "scalp", "skull")
+    }
+    signal = sum(steady_state(kind) * tissue[kind] for kind in ("gm", "wm", "csf"))
+    signal += steady_state("wm") * (SCALP_DENSITY * tissue["scalp"] + SKULL_DENSITY * tissue["skull"])
+
+    position = head.to_scanner(tree.position)
+    radius_mm = tree.radius_mm.copy()
+    for lesion in disease.lesions:
+        if lesion.visible and lesion.degree < 1:
+            throat = np.abs(np.linalg.norm(tree.position - tree.position[lesion.node], axis=1)) < 3.0
+            radius_mm[throat & (tree.segment == tree.segment[lesion.node])] *= 1.0 - lesion.degree
+    bottom_mm, height_mm = affine[2, 3] - affine[2, 2] / 2, shape[2] * affine[2, 2]
+    pulses = pulses_seen(tree, disease, position[:, 2], bottom_mm + height_mm * np.arange(SLABS) / SLABS)
+    vessel, inflow = draw_vessels(
+        tree, blood_signal(pulses), position=position, radius_mm=radius_mm, affine=affine, shape=shape, rng=rng
+    )
+    signal = (1 - vessel) * signal + vessel * inflow
+    for name, (line, radius) in tree.communicating.items():
+        fresh = blood_signal(pulses[tree.trunk("left A1" if name == "ACom" else f"{name.split()[0]} ICA")[-1]])
+        share = _draw_line(head.to_scanner(line), radius, affine=affine, shape=shape, rng=rng)
+        signal = (1 - share) * signal + share * fresh
+
+    signal *= 100.0 / steady_state("wm")
+    voxel_mm = tuple(np.diag(affine)[:3])
+    sensitivity = np.exp(0.12 * smooth_field(shape, spacing_mm=voxel_mm, length_mm=90.0, rng=rng))
+    return _rician(signal * sensitivity, 100.0 / snr, rng)
+
+
+def acquire_dsc(
+    head: Head,
+    tree: Tree,
+    disease: Disease,
+    perfusion: Perfusion,
+    bolus: Bolus,
+    *,
+    motion: np.ndarray,
+    affine: np.ndarray,
+    shape: tuple[int, int, int],
+    tr: float,
+    te: float,
+    frames: int,
+    snr: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Acquire a DSC series voxel by voxel.
+
+    Args:
+        head, tree, disease, perfusion, bolus: the patient.
+        motion: (4, 4) rigid, takes scanner mm at the time of the TOF to scanner mm at the time of the DSC.
+        affine, shape: of the DSC's grid.
+        tr, te: s.
+        frames: number of frames.
+        snr: baseline signal of the brain over noise SD.
+        rng: source of noise.
+
+    Returns:
+        Signal (x, y, z, time) int16, brain near 1000 before the bolus.
+    """
+    seen = np.linalg.inv(motion) @ affine  # DSC voxel to head at the time of the TOF
+    fwhm_mm = np.diag(affine)[:3]
+    tissue = {
+        kind: resample(getattr(head, kind), head.affine, seen, shape, fwhm_mm) for kind in ("gm", "wm", "csf", "scalp")
+    }
+    baseline = sum(DENSITY[kind] * np.exp(-te / T2STAR_S[kind]) * tissue[kind] for kind in ("gm", "wm", "csf"))
+    baseline = 1000.0 * (baseline + 0.08 * tissue["scalp"]) / (DENSITY["gm"] * np.exp(-te / T2STAR_S["gm"]))
+
+    flow, volume = (resample(field, head.affine, seen, shape, fwhm_mm) for field in (perfusion.cbf, perfusion.cbv))
+    inside = flow > 0.5
+    # Times are averages over the perfused part of a voxel, so they are weighted with flow.
+    delay, dispersion = (
+        resample(field * perfusion.cbf, head.affine, seen, shape, fwhm_mm)[inside] / flow[inside]
+        for field in (perfusion.delay, perfusion.dispersion)
+    )
+    rate = np.zeros((*shape, frames), dtype=np.float32)
+    rate[inside] = tissue_curves(
+        bolus,
+        cbf=flow[inside],
+        mtt=60.0 * volume[inside] / flow[inside],
+        delay=delay,
+        dispersion=dispersion,
+        tr=tr,
+        frames=frames,
+    )
+    supply = antegrade_supply(tree, disease)
+    moved = head.to_scanner(tree.position) @ motion[:3, :3].T + motion[:3, 3]
+    radius_mm = np.where(supply > 0, tree.radius_mm, 0.0)
+    artery, arrives_s = draw_vessels(
+        tree, arrival_s(tree, supply), position=moved, radius_mm=radius_mm, affine=affine, shape=shape, rng=rng
+    )
+    blood = artery > 0.02
+    times_s = np.arange(frames) * tr
+    share = np.minimum(artery[blood] / ARTERY_SATURATION, 1.0)[:, None]
+    arterial = ARTERIAL_CALIBRATION * bolus(times_s[None] - arrives_s[blood][:, None])
+    rate[blood] = (1 - artery[blood][:, None]) * rate[blood] + share * arterial
+    signal = baseline[..., None] * np.exp(-te * rate)
+    return np.round(_rician(signal, 1000.0 / snr, rng)).astype(np.int16)
+
+
+def _draw_line(
+    line: np.ndarray, radius_mm: float, *, affine: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """Vessel fraction (x, y, z) of one unbranched centre line (m, 3) in scanner mm."""
+    count = len(line)
+    chain = Tree(
+        line,
+        np.arange(-1, count - 1),
+        np.zeros(count, int),
+        ("line",),
+        count,
+        np.full(count, radius_mm),
+        np.zeros(count),
+        {},
+    )
+    return draw_vessels(
+        chain, np.zeros(count), position=line, radius_mm=chain.radius_mm, affine=affine, shape=shape, rng=rng
+    )[0]
+
+
+def resample(
+    volume: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    shape: tuple[int, int, int],
+    fwhm_mm: np.ndarray | None = None,
+) -> np.ndarray:
+    """Sample a volume on another grid, after a Gaussian of the target voxel's width where it is coarser."""
+    if fwhm_mm is not None:
+        volume = ndimage.gaussian_filter(volume, fwhm_mm / 2.355 / np.diag(source)[:3], truncate=3.0)
+    to_source = np.linalg.inv(source) @ target
+    return ndimage.affine_transform(
+        volume, to_source[:3, :3], to_source[:3, 3], output_shape=shape, order=1, output=np.float32
+    )
+
+
+def _rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Magnitude of a complex signal with Gaussian noise of SD ``sigma`` in each channel."""
+    real = signal + sigma * rng.standard_normal(signal.shape, dtype=np.float32)
+    return np.hypot(real, sigma * rng.standard_normal(signal.shape, dtype=np.float32)).astype(np.float32)
