@@ -1,0 +1,188 @@
+# The paper from one command: `make paper`. Make keeps the graph of steps; what is stale is decided by content
+# (tof2perf/steps.py), never by file times, so no prerequisite between steps is a time comparison: all are order-only.
+
+ifeq ($(filter grouped-target,$(.FEATURES)),)
+$(error GNU Make 4.3 or newer is needed, this is $(MAKE_VERSION): use the one of environment.yml, or brew install make and gmake)
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+## PROFILE=laptop  size of the run: a file in notebooks/profiles
+PROFILE := laptop
+## DATA=           folder with your own BIDS cohorts (acute, pegasus) in place of the simulated ones
+DATA :=
+## ROOT=.          folder that data/ and results/ are written to
+ROOT := .
+## RUN=            prefix of the heavy steps, for example an srun line on a cluster
+RUN :=
+# An active environment serves if it was made for this project; else .venv is made here.
+ACTIVE := $(firstword $(foreach env,$(VIRTUAL_ENV) $(CONDA_PREFIX),$(if \
+            $(wildcard $(env)/lib/python3*/site-packages/tof2perf-*.dist-info),$(env))))
+## PYTHON=         interpreter with the packages of requirements.lock
+PYTHON ?= $(if $(ACTIVE),$(ACTIVE)/bin/python,.venv/bin/python)
+
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# Five models train at once, so each step gets a fifth of the cores.
+THREADS := $(shell threads=$$(($(CORES) / 5)); echo $$((threads > 0 ? threads : 1)))
+export OMP_NUM_THREADS := $(THREADS)
+export MKL_NUM_THREADS := $(THREADS)
+export OPENBLAS_NUM_THREADS := $(THREADS)
+export ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS := $(THREADS)
+export PYTHONHASHSEED := 0
+export PYTHONPATH := $(CURDIR)
+
+PROFILES := $(basename $(notdir $(wildcard notebooks/profiles/*.yaml)))
+ifeq ($(filter $(PROFILES),$(PROFILE)),)
+$(error unknown profile '$(PROFILE)': choose one of $(PROFILES))
+endif
+ifneq ($(words $(ROOT)x$(DATA)x),1)
+$(error ROOT and DATA must not contain spaces: use a link to the folder)
+endif
+ifneq ($(DATA),)
+ifeq ($(wildcard $(DATA)/.),)
+$(error DATA=$(DATA): no such folder: give the one that holds acute/ and pegasus/)
+endif
+endif
+
+RUN_NAME := $(PROFILE)$(if $(DATA),-$(notdir $(realpath $(DATA))))
+RESULTS := $(ROOT)/results/$(RUN_NAME)
+STAMPS := $(RESULTS)/.stamps
+RUNNER = $(PYTHON) -m tof2perf.steps --root $(ROOT) --run $(RUN_NAME) --profile $(PROFILE)$(if $(DATA), --data $(DATA))
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+# $(call step,NAME,NOTEBOOK,PARAMETERS,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,PREFIX); upstream first.
+define step
+STEPS += $(1)
+SPEC.$(1) := $(strip $(1) --notebook $(2) $(3) $(if $(4),--after $(4)) $(if $(5),--inputs $(5)) $(if $(6),--outputs $(6)))
+$(STAMPS)/$(1).json: | $(patsubst %,$(STAMPS)/%.json,$(4))
+	@$(7) $$(RUNNER) run $$(SPEC.$(1))
+endef
+
+MAPS := tmax cbf cbv mtt ttp
+COHORTS := acute pegasus
+PREPROCESSED := data/preprocessed/$(RUN_NAME)
+OUT := results/$(RUN_NAME)
+evaluations = $(foreach map,$(2),03-evaluate-$(1)-$(map))
+
+ifeq ($(DATA),)
+$(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c),$$(RUN))))
+endif
+$(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p cohort $(c),$(if \
+    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c)),$(PREPROCESSED)/$(c),$$(RUN))))
+$(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,02-train-$(c)-$(m),02-train,-p cohort $(c) -p map_name $(m),$(strip \
+    01-preprocess-$(c) $(if $(filter pegasus,$(c)),02-train-acute-$(m))),,$(OUT)/models/$(c)_$(m),$$(RUN)))))
+$(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,03-evaluate-$(c)-$(m),03-evaluate,-p cohort $(c) -p map_name $(m),$(strip \
+    01-preprocess-$(c) 02-train-$(c)-$(m)),,$(OUT)/metrics/$(c)_$(m).csv '$(OUT)/predictions/$(c)/*_$(m).nii.gz',$$(RUN)))))
+$(eval $(call step,04-dice,04-dice,,01-preprocess-acute 03-evaluate-acute-tmax,data/published,'$(OUT)/tables/dice*'))
+$(eval $(call step,05-table1,05-table1,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))),data/published,'$(OUT)/tables/table1.*'))
+$(eval $(call step,06-figure1,06-figure1,,01-preprocess-acute 02-train-acute-tmax,,'$(OUT)/figures/figure1.*'))
+$(eval $(call step,07-figure2,07-figure2,,01-preprocess-acute 03-evaluate-acute-tmax,,'$(OUT)/figures/figure2.*'))
+$(eval $(call step,08-figure3,08-figure3,,01-preprocess-acute $(call evaluations,acute,cbf cbv mtt ttp),,'$(OUT)/figures/figure3.*'))
+$(eval $(call step,09-figure4,09-figure4,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/figure4.*'))
+$(eval $(call step,10-appendix4,10-appendix4,,01-preprocess-pegasus $(call evaluations,pegasus,$(MAPS)),,'$(OUT)/figures/appendix4.*'))
+$(eval $(call step,11-distributions,11-distributions,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))),,'$(OUT)/figures/distributions.*'))
+
+PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
+
+# --- what a reader calls ----------------------------------------------------------------------------------------------
+BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
+.PHONY: FORCE build help smoke test verify status lint lock lab clean clean-all $(BUILDS)
+
+ifndef INSIDE
+# One make at a time works in a results folder: what follows runs inside a lock on it.
+$(BUILDS): build ;
+build: | environment
+	+@$(if $(shell command -v $(PYTHON)),$(RUNNER) lock) $(MAKE) INSIDE=1 $(if \
+	    $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(CORES)) $(filter $(BUILDS),$(MAKECMDGOALS))
+else
+ifneq ($(shell command -v $(PYTHON)),)
+VISIT := $(shell $(RUNNER) stale $(PLAN))
+ifneq ($(.SHELLSTATUS),0)
+$(error the steps cannot be compared with their results; see the line above)
+endif
+$(patsubst %,$(STAMPS)/%.json,$(filter $(STEPS),$(VISIT))): FORCE
+$(RESULTS)/manifest.json: $(if $(filter manifest,$(VISIT)),FORCE)
+endif
+$(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(STEPS))
+	@$(PYTHON) -m tof2perf.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))
+
+paper: $(RESULTS)/manifest.json  ## every figure and table of the paper, into results/PROFILE
+figure1: $(STAMPS)/06-figure1.json  ## one result and what it needs: figure1 .. figure4, appendix4, distributions,
+figure2: $(STAMPS)/07-figure2.json  ## table1, dice
+figure3: $(STAMPS)/08-figure3.json
+figure4: $(STAMPS)/09-figure4.json
+appendix4: $(STAMPS)/10-appendix4.json
+distributions: $(STAMPS)/11-distributions.json
+table1: $(STAMPS)/05-table1.json
+dice: $(STAMPS)/04-dice.json
+endif
+
+smoke:  ## the same with the smallest profile: does everything work here?
+	+@$(MAKE) paper PROFILE=smoke
+
+test: lint  ## lint, unit tests and a smoke run in a temporary folder
+	@$(PYTHON) -m pytest -q -n 2 --dist loadgroup
+
+lint: | environment  ## style, import floors and types
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()"
+	@$(PYTHON) -m mypy
+
+status: | environment  ## every step: fresh, stale and why, missing or failed
+	@$(RUNNER) status $(PLAN)
+
+verify: | environment  ## compare the tables with results/reference/PROFILE
+	@$(PYTHON) -m tof2perf.verification $(RESULTS) results/reference/$(PROFILE)
+
+lab: | environment  ## JupyterLab on the notebooks
+	@$(PYTHON) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
+
+clean:  ## remove figures, tables and caches, never data or models
+	rm -rf $(RESULTS)/figures $(RESULTS)/tables $(RESULTS)/failed $(RESULTS)/manifest.json
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+
+clean-all: clean  ## remove all that was generated, of every profile, and .venv
+	rm -rf $(ROOT)/data/simulated $(ROOT)/data/preprocessed .venv tof2perf.egg-info
+	find $(ROOT)/results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +
+
+help:  ## this list
+	@printf 'make TARGET [VARIABLE=value]...\n\n'
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@printf '\n'; sed -n 's/^## \(.*\)/  \1/p' Makefile; printf '\nprofiles: $(PROFILES)\n'
+
+# --- the environment --------------------------------------------------------------------------------------------------
+.PHONY: environment
+ifeq ($(PYTHON),.venv/bin/python)
+environment: | .venv/requirements.lock
+else
+environment: ;
+endif
+
+# What was installed is remembered as a copy of the lock file, so a new lock is noticed whatever the clocks say.
+.venv/requirements.lock: $(if $(shell cmp -s requirements.lock .venv/requirements.lock || echo differs),FORCE)
+	@base=; for name in python3.11 python3 python3.13 python3.12; do \
+	    if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then base=$$name; break; fi; done; \
+	if [ -z "$$base" ]; then echo "Python 3.11 or newer is needed, as python3 on the PATH" >&2; exit 1; fi; \
+	echo "installing requirements.lock into .venv with $$base: some minutes, once"; \
+	{ [ -x .venv/bin/python ] || $$base -m venv .venv; } && \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock && \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	cp requirements.lock $@
+
+# appnope is what IPython's kernel adds on macOS; everything else in the lock is the same on Linux and macOS.
+TORCH := 2.13.0
+APPNOPE := 0.1.4
+lock:  ## take the newest versions that fit pyproject.toml into requirements.lock
+	rm -rf .venv.new
+	python3 -m venv .venv.new
+	.venv.new/bin/python -m pip install -qq torch==$(TORCH) setuptools
+	.venv.new/bin/python -m pip install -qq --no-build-isolation -e .[dev]
+	{ echo '# Exact versions of everything, written by `make lock`; .venv and environment.yml both install from this file.'; \
+	  echo '# What torch adds for NVIDIA GPUs on Linux it pins exactly itself.'; \
+	  { .venv.new/bin/python -m pip freeze -qq --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; \
+	    echo 'appnope==$(APPNOPE) ; sys_platform == "darwin"'; } | LC_ALL=C sort -f; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv.new

@@ -1,0 +1,129 @@
+"""One lock file, from which every environment is made; a Makefile that says clearly what it cannot do."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+
+
+def locked() -> dict[str, str]:
+    """Normalised name -> the rest of its line in the lock file."""
+    lines = [line for line in (REPOSITORY / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    pairs = (re.fullmatch(r"([\w.-]+)(==.+)", line).groups() for line in lines)
+    return {normal(name): rest for name, rest in pairs}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+
+
+def test_every_line_of_the_lock_is_one_exact_version():
+    for name, rest in locked().items():
+        assert re.fullmatch(r"==[\w.]+( ; .+)?", rest), f"{name}{rest}"
+
+
+def test_every_direct_dependency_is_locked():
+    direct = [
+        *PROJECT["dependencies"],
+        *(entry for extra in PROJECT["optional-dependencies"].values() for entry in extra),
+    ]
+    names = {normal(re.match(r"[\w.-]+", requirement).group()) for requirement in direct}
+    assert names <= locked().keys()
+
+
+def test_torch_is_locked_without_a_build_tag_so_that_each_platform_takes_its_own():
+    assert locked()["torch"] == "==2.13.0"
+
+
+def test_what_exists_on_one_platform_alone_carries_a_marker():
+    linux_or_windows_only = {"triton", "pywin32", "pywinpty", "colorama", "jeepney", "secretstorage"}
+    found = locked()
+    assert not any(name.startswith("nvidia-") for name in found)
+    assert not linux_or_windows_only & found.keys()
+    assert found["appnope"].endswith('; sys_platform == "darwin"')
+
+
+def test_conda_and_the_makefile_install_the_same_lock():
+    conda = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))
+    assert sorted(re.match(r"\w+", entry).group() for entry in conda) == ["make", "pip", "python"]
+    assert "python=3.11" in conda and "make>=4.3" in conda
+    assert pip == ["-r requirements.lock", "-e ."]
+    assert "install -qq --disable-pip-version-check -r requirements.lock" in (REPOSITORY / "Makefile").read_text()
+
+
+def test_an_unknown_profile_is_one_line_that_names_the_known_ones():
+    done = make("paper", "PROFILE=nonsense")
+    assert done.returncode != 0 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "unknown profile 'nonsense'" in line and "laptop" in line and "smoke" in line
+
+
+def test_an_older_make_gets_one_clear_line():
+    done = make("paper", ".FEATURES=target-specific order-only")
+    assert done.returncode != 0 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "GNU Make 4.3 or newer is needed" in line and "environment.yml" in line
+
+
+def test_a_data_folder_that_is_not_there_is_one_line():
+    done = make("paper", "DATA=/no/such/folder")
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "DATA=/no/such/folder: no such folder" in line
+
+
+def test_help_is_the_default_goal_and_lists_every_target():
+    shown = make().stdout
+    for target in (
+        "paper",
+        "smoke",
+        "test",
+        "verify",
+        "status",
+        "lint",
+        "lock",
+        "lab",
+        "clean",
+        "clean-all",
+        "PROFILE=",
+    ):
+        assert target in shown
+
+
+def test_own_data_take_the_place_of_the_simulation(tmp_path):
+    for cohort in ("acute", "pegasus"):
+        (tmp_path / "clinic" / cohort).mkdir(parents=True)
+    shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", "PYTHON=absent-python").stdout
+    assert "00-simulate" not in shown
+    assert f"--inputs {tmp_path}/clinic/acute" in shown
+    assert "results/laptop-clinic/models/acute_tmax" in shown
+
+
+def test_the_prefix_for_a_cluster_stands_before_heavy_steps_alone(tmp_path):
+    shown = make("-n", "paper", f"ROOT={tmp_path}", "PYTHON=absent-python", "RUN=srun -q").stdout.splitlines()
+    steps = {line.split(" run ")[1].split()[0]: line.startswith("srun -q ") for line in shown if " run " in line}
+    assert len(steps) == 32
+    assert {name for name, prefixed in steps.items() if prefixed} == {n for n in steps if n < "04"}
+
+
+@pytest.mark.parametrize("target", ["clean", "clean-all"])
+def test_cleaning_spares_what_took_long_or_belongs_to_the_user(target):
+    shown = make("-n", target).stdout
+    removed = shown.split()
+    assert "results/laptop/models" not in removed and "data" not in removed and "results" not in removed
+    assert ("data/simulated" in shown) == (target == "clean-all")
+    assert "! -name reference" in shown or target == "clean"

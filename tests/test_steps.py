@@ -1,0 +1,607 @@
+"""The step runner on a small paper of its own: two computations and a figure, a package of four modules."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tof2perf import execution, fingerprints, steps
+from tof2perf.steps import Place, Step
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+PROFILE = """\
+name: tiny
+epochs: {acute: 2, pegasus: 1}
+training: {rate: 0.5, flip: true}
+evaluation: {threshold: 6}
+"""
+
+MODULES = {
+    "__init__": "",
+    "ground": "SCALE = 2\n",
+    "model": "from tof2perf.ground import SCALE\n\n\ndef fit(rate, epochs):\n    return SCALE * rate * epochs\n",
+    "figures": "from . import ground\n\n\ndef draw(number):\n    return f'drawn {number}'\n",
+}
+
+HEAD = """\
+from pathlib import Path
+from types import SimpleNamespace
+
+import yaml
+"""
+
+SETUP = """\
+def view(value):
+    return SimpleNamespace(**value) if isinstance(value, dict) else value
+
+def load_profile(name):
+    content = yaml.safe_load((Path("profiles") / f"{name}.yaml").read_text())
+    return SimpleNamespace(**{key: value if key == "epochs" else view(value) for key, value in content.items()})
+
+profile = load_profile(profile)
+results = Path(root) / "results" / profile.name
+results.mkdir(parents=True, exist_ok=True)
+"""
+
+NOTEBOOKS = {
+    "train": [
+        'profile = "tiny"\nroot = ".."\ncohort = "acute"',
+        HEAD + "from tof2perf.model import fit",
+        SETUP,
+        "value = fit(profile.training.rate, profile.epochs[cohort])",
+        '(results / f"model_{cohort}.txt").write_text(f"{value}")',
+    ],
+    "evaluate": [
+        'profile = "tiny"\nroot = ".."',
+        HEAD,
+        SETUP,
+        'value = float((results / "model_acute.txt").read_text())',
+        '(results / "score.txt").write_text(f"{value > profile.evaluation.threshold}")',
+    ],
+    "figure": [
+        'profile = "tiny"\nroot = ".."',
+        HEAD + "from tof2perf import figures",
+        SETUP,
+        '(results / "figure.txt").write_text(figures.draw((results / "score.txt").read_text()))',
+    ],
+}
+
+PLAN = [
+    Step("train-acute", "train", {"cohort": "acute"}, outputs=("results/tiny/model_acute.txt",)),
+    Step(
+        "train-pegasus", "train", {"cohort": "pegasus"}, ("train-acute",), outputs=("results/tiny/model_pegasus.txt",)
+    ),
+    Step("evaluate", "evaluate", {}, ("train-acute",), outputs=("results/tiny/score*",)),
+    Step("figure", "figure", {}, ("evaluate",), outputs=("results/tiny/figure.txt",)),
+]
+
+
+def write_notebook(path: Path, sources: list[str], prose: str = "# Title") -> None:
+    cells = [nbformat.v4.new_markdown_cell(prose, id="title")]
+    for number, source in enumerate(sources):
+        cells.append(nbformat.v4.new_code_cell(source, id=f"cell-{number}"))
+    cells[1].metadata.tags = ["parameters"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+def forget() -> None:
+    """What is read once a process is read again, as a new process would."""
+    for remembered in (fingerprints.read_notebook, fingerprints.hash_small, fingerprints._yaml):
+        remembered.cache_clear()
+    for remembered in (fingerprints._imports_of, fingerprints._module_file):
+        remembered.cache_clear()
+
+
+@pytest.fixture
+def place(tmp_path):
+    for name, source in MODULES.items():
+        (tmp_path / "tof2perf").mkdir(exist_ok=True)
+        (tmp_path / "tof2perf" / f"{name}.py").write_text(source)
+    for name, sources in NOTEBOOKS.items():
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", sources)
+    (tmp_path / "notebooks" / "profiles").mkdir()
+    (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text(PROFILE)
+    (tmp_path / "requirements.lock").write_text("numpy==1\n")
+    forget()
+    yield Place(tmp_path, tmp_path, "tiny", "tiny")
+    forget()
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Run notebooks by a plain interpreter, without a kernel, and note which ran."""
+    names = []
+
+    def run(source, target, *, parameters, failed, on_progress=None):
+        names.append(target.stem)
+        book = nbformat.read(source, as_version=4)
+        code = [cell.source for cell in book.cells if cell.cell_type == "code"]
+        given = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join([code[0], given, *code[1:]])],
+            cwd=source.parent,
+            env=os.environ | {"PYTHONPATH": str(source.parent.parent)},
+            capture_output=True,
+            text=True,
+        )
+        destination = failed if done.returncode else target
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(book, destination)
+        if done.returncode:
+            raise execution.ExecutionError(done.stderr.splitlines()[-1], "cell")
+
+    monkeypatch.setattr(execution, "run_notebook", run)
+    return names
+
+
+def make(place: Place, plan: list[Step] = PLAN) -> None:
+    """Visit what must be visited, as the Makefile does."""
+    forget()
+    visit = [step for step in plan if steps.judge_all(plan, place)[step.name].state != "fresh"]
+    for step in visit:
+        steps.run_step(step, place)
+
+
+def states(place: Place, plan: list[Step] = PLAN) -> dict[str, str]:
+    forget()
+    return {name: verdict.state for name, verdict in steps.judge_all(plan, place).items()}
+
+
+def reason(place: Place, name: str) -> str:
+    forget()
+    return steps.judge_all(PLAN, place)[name].reason
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_everything_runs_once_and_then_nothing(place, ran):
+    assert set(states(place).values()) == {"missing"}
+    make(place)
+    assert ran == [step.name for step in PLAN]
+    assert set(states(place).values()) == {"fresh"}
+    stamps = {path: path.stat().st_mtime_ns for path in (place.results / ".stamps").iterdir()}
+    make(place)
+    assert len(ran) == len(PLAN)
+    assert stamps == {path: path.stat().st_mtime_ns for path in (place.results / ".stamps").iterdir()}
+
+
+def test_a_comment_in_figures_reruns_the_figure_alone(place, ran):
+    make(place)
+    ran.clear()
+    edit(place.repository / "tof2perf" / "figures.py", "def draw", "# a comment\ndef draw")
+    assert reason(place, "figure") == "module tof2perf.figures changed"
+    make(place)
+    assert ran == ["figure"]
+
+
+def test_a_module_imported_by_a_module_reruns_what_depends_on_it(place, ran):
+    make(place)
+    ran.clear()
+    edit(place.repository / "tof2perf" / "ground.py", "2", "3")
+    assert reason(place, "train-acute") == "module tof2perf.ground changed"
+    assert reason(place, "figure") == "module tof2perf.ground changed"
+    assert states(place)["evaluate"] == "waiting"
+    make(place)
+    assert ran == ["train-acute", "train-pegasus", "evaluate", "figure"]
+
+
+def test_equal_results_upstream_stop_the_rerun(place, ran):
+    make(place)
+    ran.clear()
+    edit(place.repository / "tof2perf" / "model.py", "return SCALE", "# same numbers\n    return SCALE")
+    make(place)
+    assert ran == ["train-acute", "train-pegasus"]
+    assert set(states(place).values()) == {"fresh"}
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "rerun"),
+    [
+        ("training.rate", "rate: 0.5", "rate: 4.5", ["train-acute", "train-pegasus", "evaluate", "figure"]),
+        ("training.flip", "flip: true", "flip: false", []),
+        ("epochs.acute", "acute: 2", "acute: 3", ["train-acute", "train-pegasus", "evaluate"]),
+        ("epochs.pegasus", "pegasus: 1", "pegasus: 3", ["train-pegasus"]),
+        ("evaluation.threshold", "threshold: 6", "threshold: 1", ["evaluate", "figure"]),
+    ],
+)
+def test_a_profile_key_reruns_the_steps_that_read_it(place, ran, key, old, new, rerun):
+    make(place)
+    ran.clear()
+    edit(place.repository / "notebooks" / "profiles" / "tiny.yaml", old, new)
+    if rerun:
+        assert reason(place, rerun[0]) == f"profile key {key} changed"
+    make(place)
+    assert ran == rerun
+
+
+def test_code_reruns_a_notebook_and_prose_only_renews_its_text(place, ran):
+    make(place)
+    ran.clear()
+    write_notebook(place.repository / "notebooks" / "evaluate.ipynb", NOTEBOOKS["evaluate"], prose="# Better title")
+    assert states(place)["evaluate"] == "prose"
+    make(place)
+    assert ran == []
+    assert "Better title" in place.executed("evaluate").read_text()
+    assert set(states(place).values()) == {"fresh"}
+    changed = [*NOTEBOOKS["evaluate"][:-1], NOTEBOOKS["evaluate"][-1] + "\n# more"]
+    write_notebook(place.repository / "notebooks" / "evaluate.ipynb", changed, prose="# Better title")
+    assert reason(place, "evaluate") == "code cell cell-4 changed"
+    make(place)
+    assert ran == ["evaluate"]
+
+
+def test_the_lock_file_reruns_everything(place, ran):
+    make(place)
+    ran.clear()
+    (place.repository / "requirements.lock").write_text("numpy==2\n")
+    assert reason(place, "train-acute") == "requirements.lock changed"
+    make(place)
+    assert ran == [step.name for step in PLAN[:2]] + [step.name for step in PLAN[2:]]
+
+
+def test_touched_times_rerun_nothing_and_are_remembered(place, ran):
+    make(place)
+    ran.clear()
+    for path in [*place.root.rglob("*.py"), *place.root.rglob("*.ipynb"), *place.root.rglob("*.txt")]:
+        os.utime(path, (1, 1))
+    assert set(states(place).values()) == {"fresh"}
+    make(place)
+    assert ran == []
+
+
+def test_a_clock_in_the_past_changes_nothing(place, ran):
+    make(place)
+    ran.clear()
+    future = time.time() + 86400
+    for path in place.root.rglob("*.txt"):
+        os.utime(path, (future, future))
+    make(place)
+    assert ran == []
+
+
+@pytest.mark.parametrize("deed", ["edited", "removed", "edited without a trace in size or time"])
+def test_a_result_that_was_tampered_with_is_made_again(place, ran, deed):
+    make(place)
+    ran.clear()
+    time.sleep(0.05)  # beyond the tick within which every file is hashed anyway
+    set(states(place))
+    result = place.results / "score.txt"
+    content, facts = result.read_text(), result.stat()
+    if deed == "removed":
+        result.unlink()
+    else:
+        result.write_text(content.swapcase() if "trace" in deed else "something else")
+    if "trace" in deed:
+        os.utime(result, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        assert result.stat().st_mtime_ns == facts.st_mtime_ns and result.stat().st_size == facts.st_size
+    assert "score.txt" in reason(place, "evaluate")
+    make(place)
+    assert ran == ["evaluate"]
+    assert result.read_text() == content
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}", '{"inputs": 3}', "[]"])
+def test_a_damaged_stamp_means_a_rerun(place, ran, damage):
+    make(place)
+    ran.clear()
+    place.stamp("evaluate").write_text(damage)
+    make(place)
+    assert ran == ["evaluate"]
+
+
+def test_an_input_file_of_the_user_reruns_the_step_that_reads_it(place, ran):
+    plan = [Step("evaluate", "evaluate", {}, (), ("given",), ("results/tiny/score.txt",))]
+    (place.root / "given").mkdir()
+    (place.root / "given" / "patient.txt").write_text("1")
+    place.results.mkdir(parents=True)
+    (place.results / "model_acute.txt").write_text("1")
+    make(place, plan)
+    make(place, plan)
+    assert ran == ["evaluate"]
+    (place.root / "given" / "patient.txt").write_text("2")
+    forget()
+    assert steps.judge_all(plan, place)["evaluate"].reason == "input given/patient.txt changed"
+    make(place, plan)
+    (place.root / "given" / "another.txt").write_text("2")
+    make(place, plan)
+    assert ran == ["evaluate"] * 3
+
+
+def test_files_of_an_earlier_run_do_not_survive_a_rerun(place, ran):
+    make(place)
+    (place.results / "score-of-a-patient-who-left.txt").write_text("old")
+    edit(place.repository / "notebooks" / "profiles" / "tiny.yaml", "threshold: 6", "threshold: 1")
+    make(place)
+    assert not (place.results / "score-of-a-patient-who-left.txt").exists()
+    assert "results/tiny/score.txt" in steps.read_stamp(place.stamp("evaluate"))["outputs"]
+
+
+def test_what_an_interrupted_run_with_the_same_inputs_left_is_kept_for_resuming(place, ran, monkeypatch):
+    partial = place.results / "score-checkpoint.txt"
+    steps.run_step(PLAN[0], place)
+    with monkeypatch.context() as patch:
+
+        def interrupt(*arguments, **options):
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+        patch.setattr(execution, "run_notebook", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            steps.run_step(PLAN[2], place)
+    steps.run_step(PLAN[2], place)
+    assert partial.read_text() == "half"
+
+
+def test_an_interrupted_run_is_not_resumed_after_its_inputs_changed(place, ran):
+    steps.run_step(PLAN[0], place)
+    partial = place.results / "score-checkpoint.txt"
+    partial.write_text("of unknown origin")
+    steps._started(PLAN[2], place).write_text("other inputs")
+    steps.run_step(PLAN[2], place)
+    assert not partial.exists()
+
+
+def test_a_failure_is_shown_until_it_is_repaired(place, ran):
+    make(place)
+    figures = place.repository / "tof2perf" / "figures.py"
+    edit(figures, "return", "raise ValueError('no ink; buy some')\n    return")
+    forget()
+    with pytest.raises(execution.ExecutionError, match="no ink"):
+        make(place)
+    assert states(place)["figure"] == "failed"
+    assert "no ink; buy some" in reason(place, "figure") and "failed/figure.ipynb" in reason(place, "figure")
+    edit(figures, "raise ValueError('no ink; buy some')\n    ", "")
+    make(place)
+    assert set(states(place).values()) == {"fresh"}
+    assert not (place.results / "failed").exists()
+
+
+def test_a_step_that_writes_nothing_has_failed(place, ran):
+    step = Step("evaluate", "evaluate", {}, (), (), ("results/tiny/promised.txt",))
+    place.results.mkdir(parents=True)
+    (place.results / "model_acute.txt").write_text("1")
+    with pytest.raises(execution.ExecutionError, match=r"wrote no results/tiny/promised\.txt"):
+        steps.run_step(step, place)
+    assert not place.stamp("evaluate").exists()
+    assert not place.executed("evaluate").exists()
+
+
+def test_results_may_move_without_a_rerun(place, ran, tmp_path_factory):
+    make(place)
+    elsewhere = tmp_path_factory.mktemp("moved") / "copy"
+    shutil.copytree(place.root, elsewhere)
+    assert set(states(Place(elsewhere, elsewhere, "tiny", "tiny")).values()) == {"fresh"}
+
+
+# --- reading notebooks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "chains"),
+    [
+        ("x = profile.training.rate", {("training", "rate")}),
+        ("x = profile.epochs[cohort]", {("epochs", "acute")}),
+        ("x = profile.epochs['pegasus']", {("epochs", "pegasus")}),
+        ("x = profile.cohorts[cohort].train + profile.seed", {("cohorts", "acute", "train"), ("seed",)}),
+        ("for cohort in profile.cohorts:\n    profile.epochs[cohort]", {("cohorts",), ("epochs",)}),
+        ("profile = load_profile(profile)\nprofile.name", {("name",)}),
+        ("train(profile)", {()}),
+        ("names[profile.seed].profile.other", {("seed",)}),
+        ("profile.epochs.get(profile.seed)", {("epochs", "get"), ("seed",)}),
+    ],
+)
+def test_profile_keys_are_the_longest_literal_chains(source, chains):
+    import ast
+
+    assert fingerprints.profile_keys([ast.parse(source)], {"cohort": "acute"}) == chains
+
+
+def test_a_key_that_is_not_in_the_file_stands_for_its_section(place):
+    file = place.repository / "notebooks" / "profiles" / "tiny.yaml"
+    found = fingerprints.profile_values({("epochs", "items"), ("training", "rate"), ("name",)}, file)
+    assert list(found) == ["epochs", "training.rate"]
+    assert list(fingerprints.profile_values({()}, file)) == ["(whole profile)"]
+
+
+def test_imports_are_followed_in_every_form(tmp_path):
+    package = tmp_path / "tof2perf"
+    (package / "inner").mkdir(parents=True)
+    for name in ("__init__", "a", "b", "c", "d", "unused", "inner/__init__", "inner/deep"):
+        (package / f"{name}.py").write_text("")
+    (package / "a.py").write_text("def late():\n    from tof2perf import b\n")
+    (package / "b.py").write_text("import tof2perf.c\n")
+    (package / "c.py").write_text("from .inner import deep\n")
+    (package / "inner" / "deep.py").write_text("from .. import d\nimport numpy\n")
+    import ast
+
+    fingerprints._imports_of.cache_clear()
+    fingerprints._module_file.cache_clear()
+    found = fingerprints.module_files([ast.parse("from tof2perf.a import late")], tmp_path)
+    names = [
+        "tof2perf",
+        "tof2perf.a",
+        "tof2perf.b",
+        "tof2perf.c",
+        "tof2perf.d",
+        "tof2perf.inner",
+        "tof2perf.inner.deep",
+    ]
+    assert list(found) == names
+
+
+def test_a_file_that_changes_within_the_same_tick_is_hashed_again(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("a")
+    first = steps.look(path, None)
+    facts = path.stat()
+    path.write_text("b")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert steps.look(path, first)[0] != first[0]
+
+
+# --- real kernels -----------------------------------------------------------------------------------------------------
+
+
+def execute(tmp_path, sources, **parameters):
+    source, target = tmp_path / "nb" / "book.ipynb", tmp_path / "out" / "book.ipynb"
+    write_notebook(source, sources)
+    forget()
+    execution.run_notebook(source, target, parameters=parameters, failed=tmp_path / "failed" / "book.ipynb")
+    return target
+
+
+def test_an_executed_notebook_is_the_same_bytes_every_time(tmp_path):
+    sources = [
+        "times = 3",
+        "import sys, tqdm",
+        "for _ in tqdm.tqdm(range(times), desc='epochs', file=sys.stderr): print(_)",
+        "object()",
+        "from IPython.display import Markdown\nprint('before')\ndisplay(Markdown('shown'))\nprint('after')",
+    ]
+    first = execute(tmp_path, sources, times=4).read_bytes()
+    second = execute(tmp_path, sources, times=4).read_bytes()
+    assert first == second
+    text = first.decode()
+    assert "epochs: 100%" in text and "it/s" not in text and "duration" not in text and str(tmp_path) not in text
+
+
+def test_kernels_are_the_running_interpreter_in_the_notebooks_folder(tmp_path):
+    target = execute(tmp_path, ["name = 1", "import sys, os", "print(name, sys.executable, os.getcwd())"], name=2)
+    printed = nbformat.read(target, as_version=4).cells[-1].outputs[0].text
+    assert printed.split() == ["2", sys.executable, str(tmp_path / "nb")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("raise ValueError('wrong number')", "book, cell cell-2: ValueError: wrong number"),
+        (
+            "class CohortError(ValueError): pass\nraise CohortError('a.nii: missing; restore it')",
+            "a.nii: missing; restore",
+        ),
+        ("import sys; sys.exit(0)", "book, cell cell-2: the notebook ended here, before its last cell"),
+        ("import os; os._exit(1)", "book: its kernel died"),
+    ],
+)
+def test_a_notebook_that_does_not_reach_its_end_fails_in_one_line(tmp_path, cell, message):
+    with pytest.raises(execution.ExecutionError, match=message) as caught:
+        execute(tmp_path, ["x = 1", "print(x)", cell, "print(x)"], x=1)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "failed" / "book.ipynb").is_file()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_unknown_and_unused_parameters_are_errors(tmp_path):
+    with pytest.raises(fingerprints.NotebookError, match="unknown parameter 'cohrt'; its parameters are x"):
+        execute(tmp_path, ["x = 1", "print(x)"], cohrt="acute")
+    with pytest.raises(fingerprints.NotebookError, match="parameter 'x' is never used"):
+        execute(tmp_path, ["x = 1", "print(1)"])
+
+
+def test_parallel_kernels_do_not_clash(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    sources = ["x = 1", "print(x)"]
+    write_notebook(tmp_path / "nb" / "book.ipynb", sources)
+    code = (
+        "import sys; from pathlib import Path; from tof2perf.execution import run_notebook as run\n"
+        f"here, name = Path({str(tmp_path)!r}), sys.argv[1]\n"
+        "run(here / 'nb/book.ipynb', here / name, parameters={'x': name}, failed=here / 'failed.ipynb')"
+    )
+
+    def one(number):
+        return subprocess.run([sys.executable, "-c", code, f"n{number}.ipynb"], cwd=REPOSITORY, check=True)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(one, range(3)))
+    for number in range(3):
+        book = nbformat.read(tmp_path / f"n{number}.ipynb", as_version=4)
+        assert book.cells[-1].outputs[0].text == f"n{number}.ipynb\n"
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def command(place, *words, **options):
+    base = [sys.executable, "-m", "tof2perf.steps", "--repository", place.repository, "--root", place.root]
+    environment = os.environ | {"PYTHONPATH": str(place.repository)}
+    return subprocess.run(
+        [*base, "--run", "tiny", "--profile", "tiny", *words],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+TRAIN = ["train-acute", "--notebook", "train", "-p", "cohort", "acute", "--outputs", "results/tiny/model_acute.txt"]
+
+
+def test_the_command_line_runs_a_step_and_then_finds_it_fresh(place):
+    assert command(place, "stale", ":", *TRAIN).stdout.split() == ["train-acute", "manifest"]
+    done = command(place, "run", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(" GB")
+    assert (place.results / "model_acute.txt").read_text() == "2.0"
+    assert command(place, "stale", ":", *TRAIN).stdout.split() == ["manifest"]
+    status = command(place, "status", ":", *TRAIN)
+    assert "1 of 1 steps are fresh" in status.stdout
+
+
+def test_a_wrong_parameter_on_the_command_line_is_one_line(place):
+    done = command(place, "run", "train-acute", "--notebook", "train", "-p", "cohrt", "acute")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: train.ipynb: unknown parameter 'cohrt'; its parameters are profile, root, cohort"
+    ]
+
+
+def test_a_second_make_in_the_same_folder_is_refused(place):
+    base = [sys.executable, "-m", "tof2perf.steps", "--root", place.root, "--run", "tiny", "lock"]
+    first = subprocess.Popen([*base, "sh", "-c", "echo locked; read line"], stdin=-1, stdout=-1, cwd=REPOSITORY)
+    try:
+        assert first.stdout.readline() == b"locked\n"
+        second = subprocess.run([*base, "echo", "ran"], capture_output=True, text=True, cwd=REPOSITORY)
+        assert second.returncode == 1 and second.stdout == ""
+        assert len(second.stderr.splitlines()) == 1 and "another make is at work here" in second.stderr
+    finally:
+        first.communicate(b"\n")
+    third = subprocess.run([*base, "echo", "ran"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert third.stdout == "ran\n"
+
+
+def test_asking_what_is_stale_loads_no_heavy_package():
+    code = (
+        "import sys, tof2perf.steps; print(*{'torch', 'numpy', 'papermill', 'nbformat', 'yaml'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_manifest_is_stale_when_it_names_another_file(place, ran):
+    make(place)
+    listed = {}
+    for step in PLAN:
+        stamp = steps.read_stamp(place.stamp(step.name))
+        listed |= {path.removeprefix("results/tiny/"): {"sha256": entry[0]} for path, entry in stamp["outputs"].items()}
+        listed[f"notebooks/{step.name}.ipynb"] = {"sha256": stamp["notebook"][0]}
+    manifest = place.results / "manifest.json"
+    assert not steps.manifest_is_true(PLAN, place)
+    manifest.write_text(json.dumps({"files": listed}))
+    assert steps.manifest_is_true(PLAN, place)
+    listed["score.txt"]["sha256"] = "other"
+    manifest.write_text(json.dumps({"files": listed}))
+    assert not steps.manifest_is_true(PLAN, place)
