@@ -398,6 +398,7 @@ def test_results_may_move_without_a_rerun(place, ran, tmp_path_factory):
         ("for cohort in profile.cohorts:\n    profile.epochs[cohort]", {("cohorts",), ("epochs",)}),
         ("profile = load_profile(profile)\nprofile.name", {("name",)}),
         ("train(profile)", {()}),
+        ("get_cohort(profile, cohort)", set()),
         ("names[profile.seed].profile.other", {("seed",)}),
         ("profile.epochs.get(profile.seed)", {("epochs", "get"), ("seed",)}),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 
 PACKAGE = "tof2perf"
 PROFILE = "profile"  # the variable a notebook holds its profile in
+NAMES_ALONE = ("load_profile", "get_cohort")  # called with the profile, these let no value of it into the results
 
 
 class NotebookError(ValueError):
@@ -223,9 +224,9 @@ class _ChainReader(ast.NodeVisitor):
         self.chains: set[tuple[str, ...]] = set()
 
     def visit_Call(self, node: ast.Call) -> None:
-        loads = isinstance(node.func, ast.Name) and node.func.id == "load_profile"
+        reads_names_alone = isinstance(node.func, ast.Name) and node.func.id in NAMES_ALONE
         for child in ast.iter_child_nodes(node):
-            if not (loads and isinstance(child, ast.Name)):
+            if not (reads_names_alone and isinstance(child, ast.Name)):
                 self.visit(child)
 
     def visit_Name(self, node: ast.Name) -> None:

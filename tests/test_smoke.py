@@ -1,0 +1,138 @@
+"""The whole paper with the smallest profile, from simulation to manifest, by make in a folder of its own."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.xdist_group("smoke")
+
+FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions")
+MAPS = ("tmax", "cbf", "cbv", "mtt", "ttp")
+COHORTS = ("acute", "pegasus")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of the working tree as git would check it out, changes included."""
+    folder = tmp_path_factory.mktemp("smoke") / "tof2perf"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    return folder
+
+
+def make(copy: Path, *words: str) -> subprocess.CompletedProcess:
+    """Call make as a person would, free of the make that may run this test."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))
+    }
+    command = ["make", *words, "PROFILE=smoke", f"PYTHON={sys.executable}"]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def paper(copy) -> Path:
+    """The results folder after the first ``make paper``."""
+    done = make(copy, "paper")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return copy / "results" / "smoke"
+
+
+def started(done: subprocess.CompletedProcess) -> set[str]:
+    """The steps that ran: each announces itself with dots."""
+    assert done.returncode == 0, done.stderr
+    return {line.split(" ... ")[0] for line in done.stdout.splitlines() if " ... " in line}
+
+
+def stamps(paper: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (paper / ".stamps").glob("*.json")}
+
+
+def test_every_result_of_the_paper_is_there(paper):
+    for cohort in COHORTS:
+        for name in MAPS:
+            assert (paper / "models" / f"{cohort}_{name}" / "generator.safetensors").is_file()
+            assert (paper / "models" / f"{cohort}_{name}" / "history.csv").is_file()
+            assert (paper / "metrics" / f"{cohort}_{name}.csv").is_file()
+            assert list((paper / "predictions" / cohort).glob(f"sub-*_{name}.nii.gz"))
+    for name in FIGURES:
+        assert (paper / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (paper / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("table1.csv", "table1.md", "table1.tex", "dice.csv", "dice_summary.json"):
+        assert (paper / "tables" / name).stat().st_size > 0
+    assert not (paper / "failed").exists()
+
+
+def test_tables_say_that_the_patients_are_simulated(paper):
+    for name in ("table1.md", "table1.tex", "dice.csv", "dice_summary.json"):
+        assert "simulated cohort, profile smoke" in (paper / "tables" / name).read_text(), name
+    assert json.loads((paper / "manifest.json").read_text())["source"] == "simulated cohort, profile smoke"
+
+
+def test_the_manifest_lists_every_result_with_its_true_hash(paper):
+    listed = json.loads((paper / "manifest.json").read_text())["files"]
+    found = [path for path in paper.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    visible = {path.relative_to(paper).as_posix(): path for path in found if ".stamps" not in path.parts}
+    assert listed.keys() == visible.keys()
+    for name, path in visible.items():
+        assert listed[name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest(), name
+
+
+def test_nothing_is_left_half_written(paper):
+    root = paper.parent.parent
+    assert not [path for path in root.rglob("*") if ".part" in path.name or path.suffix == ".started"]
+
+
+def test_a_second_make_does_nothing_and_is_quick(copy, paper):
+    make(copy, "paper")  # files hashed while they were young are looked at once more
+    before, manifest = stamps(paper), (paper / "manifest.json").stat().st_mtime_ns
+    began = time.monotonic()
+    done = make(copy, "paper")
+    seconds = time.monotonic() - began
+    assert started(done) == set()
+    assert stamps(paper) == before and (paper / "manifest.json").stat().st_mtime_ns == manifest
+    assert seconds < 10  # under 2 s on an idle machine; tests share theirs
+
+
+def test_touched_times_rerun_nothing(copy, paper):
+    for path in [*copy.glob("tof2perf/**/*.py"), *copy.glob("notebooks/*.ipynb"), *paper.rglob("*.csv")]:
+        os.utime(path)
+    assert started(make(copy, "paper")) == set()
+
+
+def test_a_line_in_figures_reruns_only_the_notebooks_that_draw(copy, paper):
+    figures = copy / "tof2perf" / "figures.py"
+    figures.write_text(figures.read_text() + "# a line more\n")
+    before = stamps(paper)
+    ran = started(make(copy, "paper"))
+    drawing = {path.stem for path in copy.glob("notebooks/*.ipynb") if "figures" in path.read_text()}
+    assert {"07-figure2", "08-figure3"} <= ran <= drawing
+    after = stamps(paper)
+    assert {name for name in after if after[name] != before[name]} == {f"{step}.json" for step in ran}
+
+
+def test_status_says_what_is_stale_and_why(copy, paper):
+    make(copy, "paper")
+    assert "stale" not in make(copy, "status").stdout
+    table = paper / "tables" / "dice.csv"
+    content = table.read_bytes()
+    table.write_bytes(content + b"\n")
+    line = next(line for line in make(copy, "status").stdout.splitlines() if line.startswith("04-dice"))
+    assert "stale" in line and "dice.csv was changed since" in line
+    assert "04-dice" in started(make(copy, "dice"))
+    assert table.read_bytes() == content
