@@ -238,7 +238,6 @@ def test_one_patient_has_a_difference_but_no_interval(rng):
     found = metrics.paired_difference([2.0], [1.0], rng)
     assert found["difference"] == 1
     assert math.isnan(found["low"]) and math.isnan(found["p"])
-    assert metrics.verdict(found["low"], found["high"], higher_is_better=True) == "not distinguishable"
 
 
 def test_pairs_that_do_not_match_are_refused(rng):
@@ -260,7 +259,8 @@ def test_pairs_that_do_not_match_are_refused(rng):
     ],
 )
 def test_a_verdict_is_spoken_only_where_the_interval_excludes_zero(low, high, higher, word):
-    assert metrics.verdict(low, high, higher_is_better=higher) == word
+    assert metrics.verdict(low, high, patients=8, higher_is_better=higher) == word
+    assert metrics.verdict(low, high, patients=5, higher_is_better=higher) == "too few patients"
 
 
 def test_holm_never_lowers_a_p_value_and_keeps_their_order(rng):

@@ -236,12 +236,17 @@ def paired_difference(
     return {"n": difference.size, "difference": float(difference.mean()), "low": low, "high": high, "p": p}
 
 
-def verdict(low: float, high: float, *, higher_is_better: bool) -> str:
+def verdict(low: float, high: float, *, patients: int, higher_is_better: bool) -> str:
     """``better`` or ``worse`` only where the interval of the difference excludes zero, else ``not distinguishable``.
 
-    >>> verdict(-0.3, -0.1, higher_is_better=False)
+    Below six patients it is ``too few patients``: resampling so few gives intervals that are too narrow, and even if all
+    of five patients agree, the two-sided signed-rank test cannot fall below 2 / 2^5 = .06.
+
+    >>> verdict(-0.3, -0.1, patients=20, higher_is_better=False)
     'better'
     """
+    if patients < 6:
+        return "too few patients"
     if low > 0:
         return "better" if higher_is_better else "worse"
     if high < 0:

@@ -1,0 +1,331 @@
+"""Panels that the figure notebooks arrange: axial views, lesion outlines, colour bars, network drawings, saving."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from nibabel import orientations
+
+from tof2perf.cohort import write_bytes, write_json
+from tof2perf.maps import PerfusionMap
+
+SINGLE_MM, DOUBLE_MM = 85.0, 180.0  # one and two columns of a journal
+INCH = 25.4
+REAL, GENERATED, BOTH = (
+    "#56B4E9",
+    "#E69F00",
+    "#FFFFFF",
+)  # blue, orange (Okabe and Ito: safe for the colour-blind), white
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with Matplotlib, so every machine sets the same text
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.5,
+    "lines.linewidth": 0.8,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "pdf.fonttype": 42,  # fonts are embedded as TrueType, text stays text
+    "savefig.dpi": 400,
+    "figure.dpi": 150,
+    "figure.facecolor": "white",
+}
+
+
+def use_style() -> None:
+    """Give all figures one look; called once a notebook."""
+    plt.rcParams.update(STYLE)
+
+
+class AxialView:
+    """Axial pictures of one patient in the radiological convention: the patient's left is on the picture's right.
+
+    Args:
+        affine: (4, 4) voxel indices to mm (RAS+ world). Whatever orientation it states is honoured.
+        mask: (x, y, z) brain mask. Pictures are cropped to it, and what lies outside is not drawn.
+        margin_mm: rim left around the brain.
+
+    Attributes:
+        size_mm: width and height of every picture of this patient.
+
+    Raises:
+        ValueError: an empty brain mask.
+    """
+
+    def __init__(self, affine: np.ndarray, mask: np.ndarray, *, margin_mm: float = 4.0) -> None:
+        self._turn = orientations.ornt_transform(
+            orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))
+        )
+        self._mask = self._turned(np.asarray(mask) > 0)  # axes towards the patient's left, back and head
+        if not self._mask.any():
+            raise ValueError("the brain mask is empty, there is nothing to show; check the preprocessed mask")
+        voxel_mm = nib.affines.voxel_sizes(affine)
+        self._voxel_mm = np.array([voxel_mm[list(self._turn[:, 0]).index(axis)] for axis in range(3)])
+        self._box = tuple(self._extent(axis, margin_mm) for axis in range(2))
+        self.size_mm = tuple((self._box[axis].stop - self._box[axis].start) * self._voxel_mm[axis] for axis in range(2))
+
+    def slice(self, volume: np.ndarray, index: int) -> np.ma.MaskedArray:
+        """One slice, (rows from front to back, columns from the patient's right to left)."""
+        return self._picture(self._turned(volume)[:, :, index], self._mask[:, :, index])
+
+    def mip(self, volume: np.ndarray, index: int, *, slab_mm: float) -> np.ma.MaskedArray:
+        """Maximum-intensity projection of a slab of ``slab_mm`` around a slice, brain only."""
+        half = max(round(slab_mm / 2 / self._voxel_mm[2]), 1)
+        slab = slice(max(index - half, 0), index + half + 1)
+        brain = self._mask[:, :, slab]
+        highest = np.where(brain, self._turned(volume)[:, :, slab], -np.inf).max(axis=2)
+        return self._picture(np.where(brain.any(axis=2), highest, 0), brain.any(axis=2))
+
+    def level(self, fraction: float) -> int:
+        """The slice at a fraction of the brain's height: 0 is its lowest, 1 its highest slice."""
+        inside = np.flatnonzero(self._mask.any(axis=(0, 1)))
+        return round(inside[0] + fraction * (inside[-1] - inside[0]))
+
+    def widest(self, lesion: np.ndarray, *, otherwise: float = 0.6) -> int:
+        """The slice in which a lesion is largest; without a lesion the one at ``otherwise`` of the brain's height."""
+        area = np.count_nonzero(self._turned(lesion), axis=(0, 1))
+        return int(area.argmax()) if area.any() else self.level(otherwise)
+
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of a picture's columns and rows, mm from its middle."""
+        counts = [box.stop - box.start for box in self._box]
+        return tuple((np.arange(n) - (n - 1) / 2) * size for n, size in zip(counts, self._voxel_mm[:2], strict=True))
+
+    def _turned(self, volume: np.ndarray) -> np.ndarray:
+        return orientations.apply_orientation(np.asarray(volume), self._turn)
+
+    def _extent(self, axis: int, margin_mm: float) -> slice:
+        inside = np.flatnonzero(self._mask.any(axis=tuple({0, 1, 2} - {axis})))
+        margin = math.ceil(margin_mm / self._voxel_mm[axis])
+        return slice(max(inside[0] - margin, 0), min(inside[-1] + margin + 1, self._mask.shape[axis]))
+
+    def _picture(self, plane: np.ndarray, inside: np.ndarray) -> np.ma.MaskedArray:
+        return np.ma.masked_array(plane, mask=~inside)[self._box].T
+
+
+def image_grid(
+    views: Sequence[AxialView],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    width_mm: float = DOUBLE_MM,
+    bars: str = "right",
+    note_mm: float = 0.0,
+    title_mm: float = 5.0,
+    foot_mm: float = 5.0,
+) -> tuple[Figure, np.ndarray, np.ndarray]:
+    """A sheet of equal picture frames, in true millimetres, with places for colour bars and the source label.
+
+    Args:
+        views: all patients that will be shown; every frame has the size of the largest, so that scales are equal.
+        rows: titles of the rows, at the left.
+        columns: titles of the columns, at the top.
+        label: source and profile, printed at the foot of the sheet.
+        width_mm: width of the sheet.
+        bars: ``right`` gives one colour-bar axis a row, ``below`` one a column, ``none`` none.
+        note_mm: room below every picture for its numbers.
+        title_mm: room for the titles of the columns.
+        foot_mm: room for the source label, and for the numbers of the last row if only that row has some.
+
+    Returns:
+        figure, frames as (rows, columns) array of axes, bars as array of axes.
+    """
+    frame_mm = [max(view.size_mm[axis] for view in views) for axis in range(2)]
+    gap, left, foot = 1.2, 5.0, foot_mm
+    right, below = (13.0 if bars == "right" else 0.0), (9.0 if bars == "below" else 0.0)
+    width = (width_mm - left - right - gap * (len(columns) - 1)) / len(columns)
+    height = width * frame_mm[1] / frame_mm[0]
+    height_mm = title_mm + len(rows) * (height + note_mm) + gap * (len(rows) - 1) + below + foot
+    figure = plt.figure(figsize=(width_mm / INCH, height_mm / INCH))
+
+    def place(x: float, y: float, w: float, h: float) -> Axes:  # mm from the upper left corner
+        return figure.add_axes((x / width_mm, 1 - (y + h) / height_mm, w / width_mm, h / height_mm))
+
+    frames = np.empty((len(rows), len(columns)), dtype=object)
+    for i, j in np.ndindex(frames.shape):
+        axis = place(left + j * (width + gap), title_mm + i * (height + note_mm + gap), width, height)
+        axis.set(xlim=(-frame_mm[0] / 2, frame_mm[0] / 2), ylim=(frame_mm[1] / 2, -frame_mm[1] / 2), facecolor="black")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        frames[i, j] = axis
+    for axis, title in zip(frames[0], columns, strict=True):
+        axis.set_title(title, pad=3)
+    for axis, title in zip(frames[:, 0], rows, strict=True):
+        axis.set_ylabel(title, labelpad=3)
+    bottom = height_mm - foot - below
+    places = {
+        "right": [
+            (width_mm - right + 2, title_mm + i * (height + note_mm + gap) + 0.1 * height, 2, 0.8 * height)
+            for i in range(len(rows))
+        ],
+        "below": [(left + j * (width + gap) + 0.1 * width, bottom + 1.5, 0.8 * width, 2) for j in range(len(columns))],
+        "none": [],
+    }
+    sign(figure, label)
+    return figure, frames, np.array([place(*where) for where in places[bars]], dtype=object)
+
+
+def show(axis: Axes, view: AxialView, picture: np.ma.MaskedArray, *, colours: str, limits: tuple[float, float]) -> None:
+    """Draw a picture into a frame with its middle in the frame's middle and mark the patient's sides."""
+    width, height = view.size_mm
+    palette = plt.get_cmap(colours).with_extremes(bad="black")
+    axis.imshow(
+        picture.filled(np.nan),
+        cmap=palette,
+        vmin=limits[0],
+        vmax=limits[1],
+        extent=(-width / 2, width / 2, height / 2, -height / 2),
+        interpolation="nearest",
+        aspect="auto",
+    )
+    axis.text(0.02, 0.97, "R", transform=axis.transAxes, color="white", fontsize=5.5, ha="left", va="top")
+    axis.text(0.98, 0.97, "L", transform=axis.transAxes, color="white", fontsize=5.5, ha="right", va="top")
+
+
+def show_map(axis: Axes, view: AxialView, volume: np.ndarray, entry: PerfusionMap, index: int) -> None:
+    """Draw a slice of a perfusion map in its own colours, over its fixed range."""
+    show(axis, view, view.slice(volume, index), colours=entry.colormap, limits=entry.bounds)
+
+
+def tof_window(pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
+    """One grey-scale window for several TOF pictures: from black to the brightest two per thousand of their pixels."""
+    return 0.0, float(np.percentile(np.concatenate([picture.compressed() for picture in pictures]), 99.8))
+
+
+def outline(axis: Axes, view: AxialView, lesion: np.ndarray, index: int, *, colour: str, dashed: bool = False) -> None:
+    """Draw the outline of a lesion mask in one slice; nothing where the slice has none."""
+    inside = view.slice(np.asarray(lesion, dtype=float), index).filled(0)
+    if inside.any():
+        style = (0, (2, 1)) if dashed else "solid"
+        axis.contour(*view.centres(), inside, levels=[0.5], colors=[colour], linewidths=0.9, linestyles=[style])
+
+
+def show_overlap(axis: Axes, view: AxialView, real: np.ndarray, generated: np.ndarray, index: int) -> None:
+    """Fill where two lesion masks agree (white), where only the real one (blue) or only the generated (orange) lies."""
+    masks = [view.slice(np.asarray(mask, dtype=float), index).filled(0) > 0 for mask in (real, generated)]
+    picture = np.ma.masked_equal(masks[0] + 2 * masks[1], 0)  # 1 real only, 2 generated only, 3 both
+    width, height = view.size_mm
+    axis.imshow(
+        picture,
+        cmap=ListedColormap([REAL, GENERATED, BOTH]),
+        vmin=0.5,
+        vmax=3.5,
+        alpha=0.85,
+        extent=(-width / 2, width / 2, height / 2, -height / 2),
+        interpolation="nearest",
+        aspect="auto",
+    )
+
+
+def note(axis: Axes, text: str) -> None:
+    """Print numbers below a picture."""
+    axis.set_xlabel(text, fontsize=6, labelpad=1.5)
+
+
+def scale_bar(axis: Axes, length_mm: float = 50.0) -> None:
+    """Draw a bar of ``length_mm`` into the lower right corner of a frame."""
+    right, bottom = axis.get_xlim()[1] - 5, axis.get_ylim()[0] - 5
+    axis.plot([right - length_mm, right], [bottom, bottom], color="white", linewidth=1.2, solid_capstyle="butt")
+    axis.text(
+        right - length_mm / 2, bottom - 2, f"{length_mm:g} mm", color="white", fontsize=5.5, ha="center", va="bottom"
+    )
+
+
+def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: str) -> None:
+    """Fill an axis with a colour bar, upright or lying as the axis is shaped; ``text`` names quantity and unit."""
+    box = axis.get_window_extent()
+    orientation = "vertical" if box.height > box.width else "horizontal"
+    bar = axis.figure.colorbar(
+        ScalarMappable(Normalize(*limits), colours), cax=axis, orientation=orientation, ticks=np.linspace(*limits, 5)
+    )
+    bar.outline.set_linewidth(0.4)
+    bar.set_label(text, labelpad=2)
+
+
+def sign(figure: Figure, label: str) -> None:
+    """Print source and profile at the foot of a figure, where a reader cannot miss them."""
+    text = figure.text(0.5, 0.6 / figure.get_size_inches()[1] / INCH, label, ha="center", va="bottom", fontsize=6.5)
+    text.set(gid="source", style="italic")
+
+
+def choose(scores: pd.Series, *, higher_is_better: bool) -> list[tuple[str, str]]:
+    """Choose the best, two average and the worst patient by the numbers.
+
+    Average are the two patients whose score is nearest to the mean of all. With three patients one is average, with two
+    there is best and worst, with one only that one.
+
+    Args:
+        scores: one number a patient, indexed by patient; nan is left out.
+
+    Returns:
+        (title, patient) from best to worst, each patient once; empty without patients.
+    """
+    ranked = scores.dropna().sort_values(ascending=not higher_is_better, kind="stable")
+    if len(ranked) < 2:
+        return [("only patient", patient) for patient in ranked.index]
+    middle = (ranked.iloc[1:-1] - ranked.mean()).abs().sort_values(kind="stable").index[:2]
+    between = [("average", patient) for patient in ranked.index if patient in middle]
+    return [("best", ranked.index[0]), *between, ("worst", ranked.index[-1])]
+
+
+def cuboid(axis: Axes, x: float, y: float, size: tuple[float, float, float], *, colour: str) -> None:
+    """Draw a box of width, height and depth whose front has its middle at (x, y), for drawings of networks."""
+    width, height, depth = size
+    left, right, low, high, shift = x - width / 2, x + width / 2, y - height / 2, y + height / 2, depth / 2
+    faces = {
+        0.0: [(left, low), (right, low), (right, high), (left, high)],
+        0.35: [(left, high), (right, high), (right + shift, high + shift), (left + shift, high + shift)],
+        0.15: [(right, low), (right + shift, low + shift), (right + shift, high + shift), (right, high)],
+    }
+    for lighter, corners in faces.items():
+        shade = np.array(plt.matplotlib.colors.to_rgb(colour)) * (1 - lighter) + lighter
+        axis.add_patch(Polygon(corners, facecolor=shade, edgecolor="black", linewidth=0.3))
+
+
+def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping) -> None:
+    """Write ``<name>.pdf``, ``<name>.png`` and ``<name>.json``, each atomically, the same bytes for the same figure.
+
+    Args:
+        figure: signed with its source (:func:`sign`).
+        folder: where to write; made if missing.
+        numbers: what the figure shows; nan becomes null.
+
+    Raises:
+        ValueError: the figure does not state its source.
+    """
+    label = next((text.get_text() for text in figure.texts if text.get_gid() == "source"), None)
+    if label is None:
+        raise ValueError(f"figure '{name}' does not state its source; call sign(figure, label) before saving")
+    metadata = {"pdf": {"CreationDate": None, "ModDate": None, "Title": f"{name} ({label})"}, "png": {"Software": None}}
+    for kind, entries in metadata.items():
+        rendered = io.BytesIO()
+        figure.savefig(rendered, format=kind, metadata=entries)
+        write_bytes(Path(folder) / f"{name}.{kind}", rendered.getvalue())
+    write_json(Path(folder) / f"{name}.json", {"figure": name, "source": label, **_plain(numbers)})
+
+
+def _plain(value):
+    """Numbers as JSON knows them: no NumPy types, no nan."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
