@@ -12,11 +12,11 @@ RECIRCULATION = 0.08  # area of the second pass over the first, 14 s later and t
 RECIRCULATION_DELAY_S, RECIRCULATION_SCALE_S = 14.0, 4.5
 
 # Tissue: dR2* of this peak arterial concentration gives a signal drop of 40 % at CBV 4, CBF 60 and TE 36 ms.
-PEAK_RATE_1_S = 300.0
+PEAK_RATE_1_S = 390.0
 # A voxel's artery is seen with less relaxivity than tissue, and no voxel of EPI size is all artery: its signal does not
 # fall below 40 % of the baseline. Blood over tissue relaxivity times the arterial share at that floor (assumption; the
 # product is what calibrates absolute CBF, in the simulation and in its analysis).
-ARTERIAL_CALIBRATION = 0.085
+ARTERIAL_CALIBRATION = 0.065
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ ACUTE_SITES = {
 # Chronic: site and whether both sides are diseased (assumptions).
 CHRONIC_SITES = {"ICA": 0.6, "M1": 0.4}
 BILATERAL = 0.25
+REACH_S = 1.4
 CHRONIC_FLOOR = 0.4  # of healthy supply that leptomeningeal and ophthalmic detours grown over years secure (assumption)
 OCCLUDED = 0.25  # of chronic lesions; the others are stenoses of 60 to 97 %
 
@@ -51,19 +52,19 @@ class Disease:
     Attributes:
         kind: ``occlusion`` (acute) or ``stenosis`` (chronic).
         lesions: possibly none.
-        collateral_mm_s: speed at which pial collaterals carry the bolus backwards into the territory; slow is poor.
-        collateral_start_s: delay at the rim of the territory.
+        collateral_start_s: delay at the rim of the territory that pial collaterals supply backwards.
+        collateral_reach_s: what is added to it 20 mm inside the rim; long is poor.
     """
 
     kind: str
     lesions: tuple[Lesion, ...]
-    collateral_mm_s: float
     collateral_start_s: float
+    collateral_reach_s: float
 
     @property
     def collateral_grade(self) -> str:
-        """``poor``, ``moderate`` or ``good`` by the speed of the pial collaterals."""
-        return "poor" if self.collateral_mm_s < 8.0 else "moderate" if self.collateral_mm_s < 15.0 else "good"
+        """``good``, ``moderate`` or ``poor`` by the delay that the pial collaterals add 20 mm inside the rim."""
+        return "good" if self.collateral_reach_s < 1.2 else "moderate" if self.collateral_reach_s < 2.5 else "poor"
 
 
 def draw_disease(tree: Tree, *, kind: str, rng: np.random.Generator) -> Disease:
@@ -79,10 +80,10 @@ def draw_disease(tree: Tree, *, kind: str, rng: np.random.Generator) -> Disease:
     """
     if kind not in ("occlusion", "stenosis"):
         raise ValueError(f"unknown disease '{kind}': choose occlusion or stenosis")
-    # Log-normal, median 11 mm/s (assumption, set so that occlusions of ICA and M1 give lesions of about 100 ml).
-    # Collaterals develop over years of stenosis, so they are three times as fast there.
-    speed = float(np.clip(rng.lognormal(np.log(11.0), 0.5), 3.0, 40.0)) * (3.0 if kind == "stenosis" else 1.0)
-    start_s = float(rng.uniform(0.2, 1.2))
+    # Log-normal (assumption: median and spread set so that measured Tmax > 6 s of ICA and M1 occlusions has a median
+    # near 100 ml). Collaterals develop over years of stenosis: three times as fast there.
+    reach_s = float(np.clip(rng.lognormal(np.log(REACH_S), 0.8), 0.2, 9.0)) / (3.0 if kind == "stenosis" else 1.0)
+    start_s = float(rng.uniform(0.2, 1.0))
     side = ("left", "right")[rng.integers(2)]
     lesions: list[Lesion] = []
     if kind == "occlusion":
@@ -98,7 +99,7 @@ def draw_disease(tree: Tree, *, kind: str, rng: np.random.Generator) -> Disease:
             site = str(rng.choice(list(CHRONIC_SITES), p=list(CHRONIC_SITES.values())))
             degree = 1.0 if rng.random() < OCCLUDED else float(rng.uniform(0.6, 0.97))
             lesions.append(Lesion(site, diseased, _place(tree, site, diseased, rng), degree))
-    return Disease(kind, tuple(lesions), speed, start_s)
+    return Disease(kind, tuple(lesions), start_s, reach_s)
 
 
 def antegrade_supply(tree: Tree, disease: Disease, *, seen_by_tof: bool = False) -> np.ndarray:

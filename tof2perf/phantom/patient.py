@@ -240,7 +240,7 @@ def _write_description(folder: Path, name: str) -> None:
         "side": {"Description": "side of the disease"},
         "degree": {"Description": "narrowing of the diameter, 1 is occluded"},
         "visible": {"Description": "whether the TOF shows the lesion"},
-        "collateral_grade": {"Description": "speed of the pial collaterals"},
+        "collateral_grade": {"Description": "delay that pial collaterals add, in three grades"},
     }
     files.write_json(folder / "participants.json", columns)
     files.write_text(

@@ -102,7 +102,9 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         return smooth_field(head.brain.shape, spacing_mm=(spacing_mm,) * 3, length_mm=length_mm, rng=rng)
 
     fed = np.clip(spread(fed), 0.0, 1.0)
-    detour_s = disease.collateral_start_s + spread(np.minimum(from_rim_mm, 60.0)) / disease.collateral_mm_s
+    # Pressure falls on the way, so that the second 20 mm cost more than the first (assumption: a parabola).
+    inside_mm = spread(np.minimum(from_rim_mm, 50.0))
+    detour_s = disease.collateral_start_s + disease.collateral_reach_s * (inside_mm / 20.0) ** 2
     added_s = np.maximum((1.0 - fed) * detour_s * (1.0 + 0.12 * vary(20.0)), 0.0)
     delay = spread(arrival) + added_s
     table = _ACUTE if disease.kind == "occlusion" else _CHRONIC

@@ -1,0 +1,126 @@
+"""The cohort contract: what is read is checked, what is written is whole."""
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from tof2perf import cohort as files
+
+
+def test_a_volume_survives_the_round_trip_with_its_affine(tmp_path, rng):
+    array, affine = rng.normal(size=(4, 5, 6)).astype(np.float32), np.diag([2.0, -3.0, 4.0, 1.0])
+    files.write_volume(tmp_path / "a.nii.gz", array, affine)
+    image = files.read_volume(tmp_path / "a.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj), array) and np.array_equal(image.affine, affine)
+
+
+def test_same_content_gives_the_same_bytes(tmp_path, rng):
+    array = rng.normal(size=(4, 5, 6))
+    for name in ("a.nii.gz", "b.nii.gz"):
+        files.write_volume(tmp_path / name, array, np.eye(4))
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 3, 3)), "all voxels are equal"),
+        (np.full((3, 3, 3), np.nan), "NaN"),
+        (np.random.default_rng(0).normal(size=(3, 3, 3, 2)), "4 dimensions"),
+    ],
+)
+def test_a_bad_volume_is_named_with_its_remedy(tmp_path, array, message):
+    path = tmp_path / "sub-0001_tmax.nii.gz"
+    nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), path)
+    with pytest.raises(files.CohortError, match=message) as caught:
+        files.read_volume(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_singular_affine_is_an_error(tmp_path, rng):
+    path = tmp_path / "a.nii.gz"
+    image = nib.Nifti1Image(rng.normal(size=(3, 3, 3)).astype(np.float32), None)
+    image.header.set_sform(np.diag([0.0, 1.0, 1.0, 1.0]), code=1)
+    nib.save(image, path)
+    with pytest.raises(files.CohortError, match="singular"):
+        files.read_volume(path)
+
+
+def test_a_truncated_file_is_an_error(tmp_path, rng):
+    path = tmp_path / "a.nii.gz"
+    files.write_volume(path, rng.normal(size=(20, 20, 20)), np.eye(4))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(files.CohortError, match="cannot be read"):
+        files.read_volume(path)
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(files.CohortError, match="missing"):
+        files.read_volume(tmp_path / "none.nii.gz")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def write_participants(folder, **columns):
+    files.write_table(folder / "participants.tsv", pd.DataFrame(columns))
+
+
+def test_splits_are_read_in_order(tmp_path):
+    write_participants(tmp_path, participant_id=["sub-2", "sub-1", "sub-3"], split=["train", "train", "test"])
+    assert files.participants(tmp_path, "train") == ["sub-2", "sub-1"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"participant_id": ["sub-1"]}, "no column 'split'"),
+        ({"participant_id": ["sub-1", "sub-1"], "split": ["train", "test"]}, "more than once"),
+        ({"participant_id": ["sub-1"], "split": ["holdout"]}, "split 'holdout'"),
+        ({"participant_id": ["sub-1"], "split": ["train"]}, "split 'test' has no patients"),
+    ],
+)
+def test_bad_participants_are_named(tmp_path, columns, message):
+    write_participants(tmp_path, **columns)
+    with pytest.raises(files.CohortError, match=message):
+        files.participants(tmp_path, "test")
+
+
+def test_own_data_never_share_a_results_folder_with_simulated_ones(tmp_path):
+    simulated, own = files.Workspace("laptop", tmp_path), files.Workspace("laptop", tmp_path, str(tmp_path / "clinic"))
+    assert simulated.results != own.results
+    assert simulated.preprocessed("acute") != own.preprocessed("acute")
+
+
+def test_the_label_says_simulated_only_for_the_phantom(tmp_path):
+    for name, generator in (("phantom", "tof2perf.phantom"), ("clinic", "scanner export")):
+        files.write_json(
+            tmp_path / name / "acute" / "dataset_description.json",
+            {"Name": name, "GeneratedBy": [{"Name": generator}]},
+        )
+    assert files.Workspace("laptop", ".", str(tmp_path / "phantom")).label() == "simulated cohort, profile laptop"
+    assert files.Workspace("laptop", ".", str(tmp_path / "clinic")).label() == "own data clinic, profile laptop"
+
+
+def test_a_missing_map_is_named(tmp_path):
+    with pytest.raises(files.CohortError, match="sub-0001 has no tmax map"):
+        files.require_maps(tmp_path, "sub-0001")
+
+
+def test_masks_are_stored_as_bytes(tmp_path):
+    files.write_volume(tmp_path / "m.nii.gz", np.eye(3)[..., None] > 0, np.eye(4))
+    raw = gzip.decompress((tmp_path / "m.nii.gz").read_bytes())
+    assert nib.Nifti1Image.from_bytes(raw).get_data_dtype() == np.uint8
