@@ -1,0 +1,91 @@
+"""Head motion between the frames of a dynamic series."""
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from tof2perf.arterial import finite
+
+SMOOTHING_MM = 3.0  # standard deviation: linear interpolation and first-order gradients hold over such a distance
+ITERATIONS = 12
+ENOUGH_MM = 0.01  # a smaller last step ends the search of a frame
+
+
+def motion_correct(
+    signal: np.ndarray, *, voxel_mm: tuple[float, float, float], baseline: tuple[int, int], sample_mm: float = 5.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Align every frame rigidly to the mean of the frames before the bolus.
+
+    Least squares by Gauss-Newton steps on smoothed frames (inverse compositional: Baker 2004,
+    doi 10.1023/B:VISI.0000011205.11775.fd), so that the gradients belong to the reference and are computed once. The
+    bolus darkens tissues and sides differently, which must not be taken for motion: any change of tone
+    (a piecewise linear function of the reference's intensity) and the reference times each coordinate are fitted along
+    with the six rigid parameters.
+
+    Args:
+        signal: (x, y, z, time).
+        voxel_mm: voxel size in mm.
+        baseline: (first, stop) frames of the reference, see :func:`tof2perf.dsc.find_baseline`.
+        sample_mm: distance of the voxels that enter the fit.
+
+    Returns:
+        float32 series interpolated linearly onto the reference; and matrices (time, 4, 4) in mm from the volume's
+        centre, which take a point of the reference to where it lies in that frame.
+    """
+    signal = finite(signal, "signal")
+    if signal.ndim != 4 or min(signal.shape[:3]) < 4:
+        raise ValueError(f"signal {signal.shape}: motion correction needs (x, y, z, time) of at least 4 voxels a side")
+    first, stop = baseline
+    if not 0 <= first < stop <= signal.shape[3]:
+        raise ValueError(f"baseline {baseline} does not lie in the {signal.shape[3]} frames: give (first, stop)")
+    spacing = np.asarray(voxel_mm, dtype=float)
+    centre = (np.array(signal.shape[:3]) - 1) / 2
+    sigma = np.maximum(SMOOTHING_MM / spacing, 0.8)
+    reference = ndimage.gaussian_filter(signal[..., first:stop].mean(axis=3), sigma)
+    stride = np.maximum(1, np.round(sample_mm / spacing)).astype(int)
+    points, to_motion = _prepare(reference, spacing, centre, stride)
+
+    corrected = np.empty_like(signal)
+    matrices = np.empty((signal.shape[3], 4, 4))
+    matrix = np.eye(4)
+    for frame in range(signal.shape[3]):
+        volume = np.ascontiguousarray(signal[..., frame])
+        smooth = ndimage.gaussian_filter(volume, sigma)
+        matrix = matrices[frame] = _align(smooth, points, to_motion, spacing, centre, matrix)
+        linear = matrix[:3, :3] * spacing / spacing[:, None]
+        offset = centre + matrix[:3, 3] / spacing - linear @ centre
+        corrected[..., frame] = ndimage.affine_transform(volume, linear, offset, order=1, mode="nearest")
+    return corrected, matrices
+
+
+def _prepare(reference, spacing, centre, stride):
+    """Sample points (n, 3) in mm from the centre, and the matrix (6, n) from intensities there to shift and turn."""
+    bright = ndimage.binary_dilation(reference > 0.2 * np.percentile(reference, 98), iterations=2)
+    grid = np.zeros(reference.shape, dtype=bool)
+    grid[tuple(slice(1, -1, step) for step in stride)] = True  # what lies on the border may have left the volume
+    index = np.argwhere(bright & grid)
+    points = (index - centre) * spacing
+    at = tuple(index.T)
+    slope = np.stack([part[at] for part in np.gradient(reference)], axis=1) / spacing
+    level = reference[at] / np.percentile(reference[at], 99)
+    knots = np.linspace(0, 1, 8)  # any continuous change of intensity: the weights of its values at these knots
+    tones = np.maximum(0, 1 - np.abs(np.minimum(level, 1)[:, None] - knots) / knots[1])
+    rigid = np.concatenate([slope, np.cross(points, slope)], axis=1)  # intensity per mm and per radian
+    design = np.concatenate([rigid, tones, level[:, None], level[:, None] * points], axis=1)
+    size = np.maximum(np.linalg.norm(design, axis=0), np.finfo(np.float32).tiny)
+    return points, (np.linalg.pinv(design / size) / size[:, None])[:6]
+
+
+def _align(volume, points, to_motion, spacing, centre, matrix):
+    """The matrix (4, 4) that takes the reference to one smoothed frame, from that of the frame before."""
+    for _ in range(ITERATIONS):
+        where = (points @ matrix[:3, :3].T + matrix[:3, 3]) / spacing + centre
+        seen = ndimage.map_coordinates(volume, where.T, order=1, mode="nearest")
+        shift, turn = np.split(to_motion @ seen, 2)
+        step = np.eye(4)
+        step[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
+        step[:3, 3] = shift
+        matrix = matrix @ np.linalg.inv(step)
+        if np.linalg.norm(shift) + 70 * np.linalg.norm(turn) < ENOUGH_MM:  # 70 mm: a head's radius
+            break
+    return matrix
