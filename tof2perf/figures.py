@@ -9,15 +9,17 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
+from matplotlib.patches import Patch, Polygon
+from matplotlib.ticker import MaxNLocator
 from nibabel import orientations
 
 from tof2perf.cohort import write_bytes, write_json
-from tof2perf.maps import PerfusionMap
+from tof2perf.maps import MAPS, PerfusionMap
 
 SINGLE_MM, DOUBLE_MM = 85.0, 180.0  # one and two columns of a journal
 INCH = 25.4
@@ -126,9 +128,8 @@ def image_grid(
     label: str,
     width_mm: float = DOUBLE_MM,
     bars: str = "right",
-    note_mm: float = 0.0,
+    note_mm: float | Sequence[float] = 0.0,
     title_mm: float = 5.0,
-    foot_mm: float = 5.0,
 ) -> tuple[Figure, np.ndarray, np.ndarray]:
     """A sheet of equal picture frames, in true millimetres, with places for colour bars and the source label.
 
@@ -139,19 +140,20 @@ def image_grid(
         label: source and profile, printed at the foot of the sheet.
         width_mm: width of the sheet.
         bars: ``right`` gives one colour-bar axis a row, ``below`` one a column, ``none`` none.
-        note_mm: room below every picture for its numbers.
+        note_mm: room for numbers below the pictures of each row, or one value for all rows.
         title_mm: room for the titles of the columns.
-        foot_mm: room for the source label, and for the numbers of the last row if only that row has some.
 
     Returns:
         figure, frames as (rows, columns) array of axes, bars as array of axes.
     """
     frame_mm = [max(view.size_mm[axis] for view in views) for axis in range(2)]
-    gap, left, foot = 1.2, 5.0, foot_mm
-    right, below = (13.0 if bars == "right" else 0.0), (9.0 if bars == "below" else 0.0)
+    gap, left, foot = 1.2, 5.0 + 2.5 * max(row.count("\n") for row in rows), 5.0
+    right, below = (13.0 if bars == "right" else 1.0), (9.0 if bars == "below" else 0.0)
     width = (width_mm - left - right - gap * (len(columns) - 1)) / len(columns)
     height = width * frame_mm[1] / frame_mm[0]
-    height_mm = title_mm + len(rows) * (height + note_mm) + gap * (len(rows) - 1) + below + foot
+    notes = np.broadcast_to(note_mm, len(rows))
+    tops = title_mm + np.arange(len(rows)) * (height + gap) + np.cumsum([0, *notes[:-1]])
+    height_mm = tops[-1] + height + notes[-1] + below + foot
     figure = plt.figure(figsize=(width_mm / INCH, height_mm / INCH))
 
     def place(x: float, y: float, w: float, h: float) -> Axes:  # mm from the upper left corner
@@ -159,7 +161,7 @@ def image_grid(
 
     frames = np.empty((len(rows), len(columns)), dtype=object)
     for i, j in np.ndindex(frames.shape):
-        axis = place(left + j * (width + gap), title_mm + i * (height + note_mm + gap), width, height)
+        axis = place(left + j * (width + gap), tops[i], width, height)
         axis.set(xlim=(-frame_mm[0] / 2, frame_mm[0] / 2), ylim=(frame_mm[1] / 2, -frame_mm[1] / 2), facecolor="black")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -170,11 +172,8 @@ def image_grid(
         axis.set_ylabel(title, labelpad=3)
     bottom = height_mm - foot - below
     places = {
-        "right": [
-            (width_mm - right + 2, title_mm + i * (height + note_mm + gap) + 0.1 * height, 2, 0.8 * height)
-            for i in range(len(rows))
-        ],
-        "below": [(left + j * (width + gap) + 0.1 * width, bottom + 1.5, 0.8 * width, 2) for j in range(len(columns))],
+        "right": [(width_mm - right + 2, top + 0.1 * height, 2, 0.8 * height) for top in tops],
+        "below": [(left + j * (width + gap) + 0.1 * width, bottom + 1, 0.8 * width, 2) for j in range(len(columns))],
         "none": [],
     }
     sign(figure, label)
@@ -205,7 +204,8 @@ def show_map(axis: Axes, view: AxialView, volume: np.ndarray, entry: PerfusionMa
 
 def tof_window(pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
     """One grey-scale window for several TOF pictures: from black to the brightest two per thousand of their pixels."""
-    return 0.0, float(np.percentile(np.concatenate([picture.compressed() for picture in pictures]), 99.8))
+    brightest = np.percentile(np.concatenate([picture.compressed() for picture in pictures]), 99.8)
+    return 0.0, max(round(float(brightest), 1), 0.1)
 
 
 def outline(axis: Axes, view: AxialView, lesion: np.ndarray, index: int, *, colour: str, dashed: bool = False) -> None:
@@ -252,7 +252,10 @@ def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: s
     box = axis.get_window_extent()
     orientation = "vertical" if box.height > box.width else "horizontal"
     bar = axis.figure.colorbar(
-        ScalarMappable(Normalize(*limits), colours), cax=axis, orientation=orientation, ticks=np.linspace(*limits, 5)
+        ScalarMappable(Normalize(*limits), colours),
+        cax=axis,
+        orientation=orientation,
+        ticks=MaxNLocator(4, steps=[1, 2, 3, 4, 5, 10]),
     )
     bar.outline.set_linewidth(0.4)
     bar.set_label(text, labelpad=2)
@@ -284,18 +287,76 @@ def choose(scores: pd.Series, *, higher_is_better: bool) -> list[tuple[str, str]
     return [("best", ranked.index[0]), *between, ("worst", ranked.index[-1])]
 
 
-def cuboid(axis: Axes, x: float, y: float, size: tuple[float, float, float], *, colour: str) -> None:
-    """Draw a box of width, height and depth whose front has its middle at (x, y), for drawings of networks."""
-    width, height, depth = size
-    left, right, low, high, shift = x - width / 2, x + width / 2, y - height / 2, y + height / 2, depth / 2
-    faces = {
-        0.0: [(left, low), (right, low), (right, high), (left, high)],
-        0.35: [(left, high), (right, high), (right + shift, high + shift), (left + shift, high + shift)],
-        0.15: [(right, low), (right + shift, low + shift), (right + shift, high + shift), (right, high)],
-    }
-    for lighter, corners in faces.items():
-        shade = np.array(plt.matplotlib.colors.to_rgb(colour)) * (1 - lighter) + lighter
-        axis.add_patch(Polygon(corners, facecolor=shade, edgecolor="black", linewidth=0.3))
+def distributions(metrics: pd.DataFrame, *, label: str, physical: bool) -> Figure:
+    """Draw every patient's metrics: one row a metric, one column a map, cohorts side by side, GAN beside mean map.
+
+    Args:
+        metrics: columns ``cohort``, ``map``, ``predictor`` (``gan`` and ``mean-map``) and the four metrics; one row a
+            patient, of one convention.
+        label: source and profile.
+        physical: MAE and PSNR are in physical units (``brain``), not in the [-1, 1] scale (``paper``).
+    """
+    names = {"ssim": "SSIM", "psnr": "PSNR", "mae": "MAE", "nrmse": "NRMSE"}
+    colours = {"gan": GENERATED, "mean-map": "0.6"}
+    figure, frames = plt.subplots(
+        len(names), len(MAPS), figsize=(DOUBLE_MM / INCH, 170 / INCH), sharex=True, layout="constrained"
+    )
+    for (i, j), axis in np.ndenumerate(frames):
+        metric, entry = list(names)[i], list(MAPS.values())[j]
+        shown = {"data": metrics[metrics["map"] == entry.name], "x": "cohort", "y": metric, "hue": "predictor"}
+        shown |= {"order": list(metrics.cohort.unique()), "hue_order": list(colours), "palette": colours, "ax": axis}
+        seaborn.boxplot(**shown, width=0.7, gap=0.15, fliersize=0, linewidth=0.6, saturation=1, legend=False)
+        seaborn.stripplot(**shown, dodge=True, size=2, jitter=0.18, linewidth=0.3, edgecolor="black", legend=False)
+        unit = {"psnr": " (dB)", "mae": f" ({entry.unit})" if physical else ""}.get(metric, "")
+        axis.set(xlabel="", ylabel=names[metric] + unit if j == 0 or (metric == "mae" and physical) else "")
+        axis.set_title(entry.label if i == 0 else "")
+        seaborn.despine(ax=axis)
+    handles = [Patch(facecolor=colour, edgecolor="black", linewidth=0.4) for colour in colours.values()]
+    figure.legend(handles, ["GAN", "training mean map"], loc="outside upper center", ncols=2, frameon=False)
+    figure.get_layout_engine().set(rect=(0, 5 / 170, 1, 1 - 5 / 170))
+    sign(figure, label)
+    return figure
+
+
+def draw_layers(
+    axis: Axes,
+    layers: Sequence[tuple[str, tuple[int, ...]]],
+    places: Sequence[tuple[float, float]],
+    *,
+    colours: Sequence[str],
+    scale: float = 1.0,
+) -> None:
+    """Draw what leaves each layer of a network as a box, with arrows from box to box.
+
+    A box's height and depth follow the number of voxels along the first and the last axis, its width the number of
+    channels, all on a logarithmic scale.
+
+    Args:
+        axis: with data coordinates in mm.
+        layers: (name, (channels, x, y, z)) in order, from :func:`tof2perf.networks.layer_shapes`.
+        places: (x, y) of the middle of each box, mm.
+        colours: one a box.
+        scale: factor on the size of all boxes.
+    """
+    before = None
+    for (_, (channels, x, y, z)), (across, up), colour in zip(layers, places, colours, strict=True):
+        width = scale * (0.8 + 0.5 * math.log2(channels))
+        height, depth = (scale * (1.5 + 2.2 * math.log2(voxels)) for voxels in (x, z))
+        _cuboid(axis, across, up, (width, height, 0.35 * depth), colour=colour)
+        text = f"{channels}\n{x}×{y}×{z}"
+        axis.text(across, up - height / 2 - 0.6, text, fontsize=5, ha="center", va="top", linespacing=1.1)
+        if before is not None:
+            arrow(axis, before, (across - width / 2 - 0.2, up))
+        before = (across + width / 2 + 0.15 * depth, up)
+
+
+def arrow(
+    axis: Axes, start: tuple[float, float], end: tuple[float, float], *, colour: str = "black", dashed: bool = False
+) -> None:
+    """Draw an arrow between two points of a drawing."""
+    style = {"arrowstyle": "-|>,head_length=0.25,head_width=0.12", "color": colour, "linewidth": 0.6}
+    style |= {"linestyle": (0, (3, 2)) if dashed else "solid", "shrinkA": 0, "shrinkB": 0}
+    axis.annotate("", end, start, arrowprops=style, zorder=0.5)
 
 
 def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping) -> None:
@@ -329,3 +390,16 @@ def _plain(value):
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cuboid(axis: Axes, x: float, y: float, size: tuple[float, float, float], *, colour: str) -> None:
+    """A box of width, height and depth whose front has its middle at (x, y)."""
+    (width, height, depth), base = size, np.array(to_rgb(colour))
+    left, right, low, high = x - width / 2, x + width / 2, y - height / 2, y + height / 2
+    faces = {
+        0.0: [(left, low), (right, low), (right, high), (left, high)],
+        0.5: [(left, high), (right, high), (right + depth, high + depth), (left + depth, high + depth)],
+        0.25: [(right, low), (right + depth, low + depth), (right + depth, high + depth), (right, high)],
+    }
+    for lighter, corners in faces.items():
+        axis.add_patch(Polygon(corners, facecolor=base + (1 - base) * lighter, edgecolor="black", linewidth=0.3))
