@@ -42,7 +42,7 @@ def find_aif(
         groups = _group(unit, clusters, tr)
         sizes = np.bincount(groups)
         moment = {g: _first_moment(unit[groups == g].mean(axis=0)[None], tr)[0] for g in np.flatnonzero(sizes >= 3)}
-        earliest = groups == min(moment, key=moment.get)
+        earliest = groups == min(moment, key=lambda g: moment[g])
         members, unit = members[earliest], unit[earliest]
     chosen = np.zeros(len(curves), dtype=bool)
     chosen[members] = True

@@ -5,6 +5,7 @@ s. C and AIF are changes of the transverse relaxation rate (1/s), proportional t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def perfusion_maps(
     aif: np.ndarray | None = None,
     method: str = "bcsvd",
     baseline: tuple[int, int] | None = None,
-    **options: float,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Compute Tmax, CBF, CBV, MTT and TTP of a DSC series.
 
@@ -264,7 +265,7 @@ def _least_threshold(concentration, aif, tr, oscillation, search, smooth_s, resi
             if done.size:
                 found = _fixed_threshold(concentration[done], aif, tr, threshold, search, smooth_s, residues)
                 peak[done], delay[done] = found[:2]
-                if residues:
+                if residue is not None:
                     residue[done] = found[2]
             if not left.size:
                 break
