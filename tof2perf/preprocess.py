@@ -1,11 +1,7 @@
 """Preprocessing as in the paper: skull stripping, N4, co-registration, one common grid. Originals are only read."""
 
-import functools
 import hashlib
 import json
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,22 +16,14 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from tof2perf import cohort, spatial
+from tof2perf import cohort, skullstrip, spatial
 from tof2perf.maps import MAPS
 from tof2perf.profiles import PreprocessingProfile
 
-METHODS = ("auto", "given", "synthstrip", "deepbet")
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
-DEEPBET_GRID = 160  # voxels an axis; deepbet's own 256 cost four times as much for .002 more Dice on simulated TOF
-HEAD_MM = 170.0  # height of the whole heads that deepbet was trained on (assumption)
-SMALLEST_BRAIN_ML = 150.0  # less than this in a TOF slab is a failed skull strip (assumption)
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
 
 Quality = dict[str, str | float]
-
-
-class PreprocessError(cohort.CohortError):
-    """A patient who cannot be preprocessed; the message names the file and the remedy in one line."""
 
 
 def preprocess_cohort(
@@ -94,8 +82,8 @@ def preprocess_patient(
         cohort_folder: BIDS folder to read.
         patient: ``sub-XXXX``.
         out_folder: folder to write to.
-        settings: ``shape`` of the grid; ``skull_strip``, one of :data:`METHODS`; ``n4_mm`` and ``registration_mm``,
-            the voxel sizes at which bias field and head motion are estimated.
+        settings: ``shape`` of the grid; ``skull_strip``, one of :data:`tof2perf.skullstrip.METHODS`; ``n4_mm`` and
+            ``registration_mm``, the voxel sizes at which bias field and head motion are estimated.
         maps: names of the perfusion maps.
 
     Returns:
@@ -107,7 +95,7 @@ def preprocess_patient(
         CohortError: a missing or unusable file. Nothing is written then.
     """
     paths = _inputs(cohort_folder, patient, maps)
-    method = _choose_method(settings.skull_strip, paths)
+    method = skullstrip.choose_method(settings.skull_strip, paths)
     digest = _digest(paths, settings, method)
     record = out_folder / f"{patient}_qc.json"
     outputs = {name: cohort.preprocessed_path(out_folder, patient, name) for name in ("tof", "mask", *maps)}
@@ -117,21 +105,21 @@ def preprocess_patient(
     # The order of storage is settled once, here; from now on only world positions count.
     images = {name: nib.as_closest_canonical(cohort.read_volume(path)) for name, path in paths.items()}
     support = _support({name: images[name] for name in maps}, paths)
-    brain = strip_skull(images["tof"], method=method, given=images.get("brain"), source=paths["tof"])
+    brain = skullstrip.strip_skull(images["tof"], method=method, given=images.get("brain"), source=paths["tof"])
     tof = correct_bias(images["tof"], brain, mm=settings.n4_mm)
     try:
         motion, information = spatial.register(tof, brain, images["dscref"], mm=settings.registration_mm)
     except RuntimeError:  # ITK's word for volumes that do not overlap
-        raise PreprocessError(
+        raise cohort.CohortError(
             f"{paths['dscref']}: cannot be aligned with the TOF; check that both affines are in one scanner space"
         ) from None
 
-    values, mask = spatial.resize_masked(tof.dataobj, brain, settings.shape)
+    values, mask = spatial.resize_masked(np.asarray(tof.dataobj), brain, settings.shape)
     grid = nib.Nifti1Image(values, spatial.resized_affine(tof, settings.shape))
     arrays, covered = spatial.resample_masked({name: images[name] for name in maps}, support, grid, motion)
-    coverage = float((mask & covered).sum() / mask.sum())
+    coverage = float((mask & covered).sum() / max(mask.sum(), 1))
     if coverage < SMALLEST_COVERAGE:
-        raise PreprocessError(
+        raise cohort.CohortError(
             f"{paths[maps[0]]}: the maps cover {coverage:.0%} of the brain in the TOF; check both affines and the masks"
         )
     mask &= covered
@@ -143,7 +131,7 @@ def preprocess_patient(
     centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
     quality = {
         "skull_strip": method,
-        "brain_ml": round(float(brain.sum()) * _voxel_ml(tof), 1),
+        "brain_ml": round(float(brain.sum()) * spatial.voxel_ml(tof), 1),
         "rotation_deg": round(_angle_deg(motion), 3),
         "translation_mm": round(float(np.linalg.norm(apply_affine(motion, centre) - centre)), 3),
         "mutual_information": round(information, 4),
@@ -151,35 +139,6 @@ def preprocess_patient(
     }
     cohort.write_json(record, {"participant_id": patient, **quality, "digest": digest})
     return quality
-
-
-def strip_skull(
-    tof: nib.Nifti1Image, *, method: str, given: nib.Nifti1Image | None = None, source: Path | str = "TOF"
-) -> np.ndarray:
-    """Find the brain in a TOF.
-
-    Args:
-        tof: volume (x, y, z) in closest canonical orientation.
-        method: ``synthstrip`` (the paper's tool: Hoopes 2022, doi 10.1016/j.neuroimage.2022.119474; ``mri_synthstrip``
-            must be on the PATH), ``deepbet`` (Fisch 2024, doi 10.1016/j.compbiomed.2024.108845) or ``given``.
-        given: brain mask for ``given``, on any grid of the same world space.
-        source: file named in errors.
-
-    Returns:
-        Boolean mask (x, y, z).
-
-    Raises:
-        PreprocessError: the tool failed or found no brain.
-    """
-    if method == "given" and given is not None:
-        mask, smallest_ml = _carry(given, tof), 0.0
-    else:
-        mask, smallest_ml = _synthstrip(tof, source) if method == "synthstrip" else _deepbet(tof), SMALLEST_BRAIN_ML
-    if mask.sum() * _voxel_ml(tof) <= smallest_ml:
-        raise PreprocessError(
-            f"{source}: skull stripping ({method}) found no brain; check image and affine, or give another brain mask"
-        )
-    return mask
 
 
 def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.Nifti1Image:
@@ -209,65 +168,6 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
     return nib.Nifti1Image(values * np.exp(-spatial.resize(field, values.shape)), tof.affine)
 
 
-# --- tools for skull stripping ---------------------------------------------------------------------------------------
-
-
-def _choose_method(wanted: str, paths: dict[str, Path]) -> str:
-    """Settle ``auto``: the mask that the user gave, else the paper's tool, else the one that comes with the package."""
-    if wanted not in METHODS:
-        raise PreprocessError(f"unknown skull_strip '{wanted}' in the profile: choose one of {', '.join(METHODS)}")
-    if wanted == "given" and "brain" not in paths:
-        raise PreprocessError(f"{paths['tof']}: skull_strip is 'given' but there is no brain mask; add it or use auto")
-    if wanted != "auto":
-        return wanted
-    if "brain" in paths:
-        return "given"
-    return "synthstrip" if shutil.which("mri_synthstrip") else "deepbet"
-
-
-def _synthstrip(tof: nib.Nifti1Image, source: Path | str) -> np.ndarray:
-    with tempfile.TemporaryDirectory() as folder:
-        image, mask = Path(folder) / "tof.nii.gz", Path(folder) / "mask.nii.gz"
-        nib.save(tof, image)
-        try:
-            subprocess.run(["mri_synthstrip", "-i", image, "-m", mask], check=True, capture_output=True, text=True)
-            return _carry(cohort.read_volume(mask), tof)
-        except (OSError, subprocess.CalledProcessError, cohort.CohortError) as error:
-            reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-            raise PreprocessError(
-                f"{source}: mri_synthstrip failed ({reason}); repair it or set skull_strip to deepbet in the profile"
-            ) from None
-
-
-def _deepbet(tof: nib.Nifti1Image) -> np.ndarray:
-    """Run deepbet on a TOF slab made to look like what it knows: a whole head without glaring vessels."""
-    import torch  # heavy, and not needed where masks are given
-
-    values = np.asarray(tof.dataobj, dtype=np.float32)
-    slices = values.shape[2]
-    missing = max(0, round(HEAD_MM / tof.header.get_zooms()[2]) - slices)
-    below = missing // 3  # a slab around the circle of Willis lacks more of the head above than below
-    head = np.pad(np.minimum(values, np.percentile(values, 99)), ((0, 0), (0, 0), (below, missing - below)))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one order of summation: the same mask whatever the number of cores
-    try:
-        tool = _deepbet_model()
-        found = tool.postprocess(tool.run_model(head, shape=(DEEPBET_GRID,) * 3) > 0.5)
-    except (AssertionError, ValueError):  # deepbet's ways of saying that nothing looked like a brain
-        return np.zeros(values.shape, bool)
-    finally:
-        torch.set_num_threads(threads)
-    return found[:, :, below : below + slices].astype(bool)
-
-
-@functools.cache
-def _deepbet_model():
-    """Load deepbet's weights once a process; on the CPU, so that masks do not depend on the machine's accelerator."""
-    from deepbet.bet import BrainExtraction
-
-    return BrainExtraction(no_gpu=True)
-
-
 # --- checks and small geometry ---------------------------------------------------------------------------------------
 
 
@@ -277,18 +177,8 @@ def _support(maps: dict[str, nib.Nifti1Image], paths: dict[str, Path]) -> np.nda
     for name in others:
         same = maps[name].shape == maps[first].shape and np.allclose(maps[name].affine, maps[first].affine, atol=1e-3)
         if not same:
-            raise PreprocessError(f"{paths[name]}: not on the grid of the {first} map; resample it to that grid")
+            raise cohort.CohortError(f"{paths[name]}: not on the grid of the {first} map; resample it to that grid")
     return ndimage.binary_fill_holes(np.any([np.asarray(image.dataobj) != 0 for image in maps.values()], axis=0))
-
-
-def _carry(mask: nib.Nifti1Image, target: nib.Nifti1Image) -> np.ndarray:
-    """Bring a mask onto another image's grid by world position."""
-    inside = (np.asarray(mask.dataobj) > 0).astype(np.float32)
-    return spatial.resample(nib.Nifti1Image(inside, mask.affine), target) > 0.5
-
-
-def _voxel_ml(image: nib.Nifti1Image) -> float:
-    return abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
 
 
 def _angle_deg(motion: np.ndarray) -> float:
@@ -304,7 +194,7 @@ def _inputs(folder: Path, patient: str, maps: Sequence[str]) -> dict[str, Path]:
     paths = {"tof": cohort.tof_path(folder, patient), "dscref": cohort.dscref_path(folder, patient)}
     for path in paths.values():
         if not path.is_file():
-            raise PreprocessError(f"{path}: {patient} lacks this file; provide it or drop the patient")
+            raise cohort.CohortError(f"{path}: {patient} lacks this file; provide it or drop the patient")
     if (brain := cohort.brain_mask_path(folder, patient)).is_file():
         paths["brain"] = brain
     return paths | {name: cohort.map_path(folder, patient, name) for name in maps}
@@ -314,7 +204,7 @@ def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str)
     """Fingerprint of all that a result depends on: input files, settings, this code and the tools it calls."""
     tools = {name: version(name) for name in ("SimpleITK", "deepbet", "scipy", "torch")}
     total = hashlib.sha256(json.dumps([asdict(settings), method, tools], sort_keys=True).encode())
-    code = {"preprocess": Path(__file__), "spatial": Path(spatial.__file__)}
+    code = {name: Path(__file__).with_name(f"{name}.py") for name in ("cohort", "preprocess", "skullstrip", "spatial")}
     for name, path in (paths | code).items():
         total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()

@@ -156,6 +156,11 @@ def coarse_shape(image: nib.Nifti1Image, mm: float) -> tuple[int, ...]:
     return tuple(int(n) for n in np.clip(np.round(extent / mm), 1, image.shape))
 
 
+def voxel_ml(image: nib.Nifti1Image) -> float:
+    """Volume of one voxel in ml."""
+    return abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+
+
 def to_itk(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
     """Turn an array (x, y, z) with a RAS affine into a SimpleITK image."""
     values = values.astype(np.uint8) if values.dtype == bool else values
