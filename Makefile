@@ -47,7 +47,7 @@ endif
 endif
 
 RUN_NAME := $(PROFILE)$(if $(DATA),-$(notdir $(realpath $(DATA))))
-RESULTS := $(ROOT)/results/$(RUN_NAME)
+RESULTS := $(patsubst ./%,%,$(ROOT)/results/$(RUN_NAME))
 STAMPS := $(RESULTS)/.stamps
 RUNNER = $(PYTHON) -m tof2perf.steps --root $(ROOT) --run $(RUN_NAME) --profile $(PROFILE)$(if $(DATA), --data $(DATA))
 
@@ -93,7 +93,8 @@ BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 d
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
-$(BUILDS): build ;
+$(BUILDS): build
+	@:
 build: | environment
 	+@$(if $(shell command -v $(PYTHON)),$(RUNNER) lock) $(MAKE) INSIDE=1 $(if \
 	    $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(CORES)) $(filter $(BUILDS),$(MAKECMDGOALS))
@@ -118,6 +119,8 @@ appendix4: $(STAMPS)/10-appendix4.json
 distributions: $(STAMPS)/11-distributions.json
 table1: $(STAMPS)/05-table1.json
 dice: $(STAMPS)/04-dice.json
+$(BUILDS):
+	@echo "$@: up to date in $(RESULTS)"
 endif
 
 smoke:  ## the same with the smallest profile: does everything work here?
@@ -126,11 +129,10 @@ smoke:  ## the same with the smallest profile: does everything work here?
 test: lint  ## lint, unit tests and a smoke run in a temporary folder
 	@$(PYTHON) -m pytest -q -n 2 --dist loadgroup
 
-lint: | environment  ## style, import floors and types
+lint: | environment  ## style and import floors
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()"
-	@$(PYTHON) -m mypy
+	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 	@$(RUNNER) status $(PLAN)

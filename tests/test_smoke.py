@@ -56,7 +56,7 @@ def paper(copy) -> Path:
 def started(done: subprocess.CompletedProcess) -> set[str]:
     """The steps that ran: each announces itself with dots."""
     assert done.returncode == 0, done.stderr
-    return {line.split(" ... ")[0] for line in done.stdout.splitlines() if " ... " in line}
+    return {line.split(" ...")[0] for line in done.stdout.splitlines() if " ..." in line}
 
 
 def stamps(paper: Path) -> dict[str, tuple[int, bytes]]:

@@ -131,7 +131,7 @@ def look(path: Path, known: list | None) -> list | None:
 
 def files_under(patterns: Iterable[str], base: Path) -> list[Path]:
     """Every file that paths, folders or glob patterns below ``base`` stand for, hidden ones aside, sorted."""
-    found = set()
+    found: set[Path] = set()
     for pattern in patterns:
         start = base / pattern
         for path in [start] if start.exists() else sorted(base.glob(pattern)) if "*" in pattern else []:
@@ -251,11 +251,10 @@ def judge(step: Step, place: Place) -> Verdict:
         return _failure(step, place) or Verdict("stale", reason)
     seen = {}
     for path, entry in stamp["outputs"].items():
-        seen[path] = look(place.root / path, entry)
-        if seen[path] is None:
-            return Verdict("stale", f"{path} is missing")
-        if seen[path][0] != entry[0]:
-            return Verdict("stale", f"{path} was changed since")
+        now = look(place.root / path, entry)
+        if now is None or now[0] != entry[0]:
+            return Verdict("stale", f"{path} {'is missing' if now is None else 'was changed since'}")
+        seen[path] = now
     book = look(place.executed(step.name), stamp["notebook"])
     if book is None or book[0] != stamp["notebook"][0]:
         return Verdict("stale", f"its executed notebook {'is missing' if book is None else 'was changed since'}")
@@ -337,7 +336,7 @@ def run_step(step: Step, place: Place) -> None:
         return
     inputs, files = current_inputs(step, place, stamp["files"] if stamp else {})
     _clear_unless_resuming(step, place, stamp, inputs)
-    say(f"{step.name} ...  ({verdict.reason})")
+    say(f"{step.name} ..." if verdict.state == "missing" else f"{step.name} ...  ({verdict.reason})")
     began, reporter = time.monotonic(), _Reporter(step.name)
     try:
         execution.run_notebook(source, executed, parameters=parameters, failed=failed, on_progress=reporter)
