@@ -256,6 +256,7 @@ def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...
     )
     digest.update(repr((phantom, seed, tuple(MAPS.items()))).encode())
     package = Path(__file__).resolve().parent
-    for source in (*sorted(package.glob("*.py")), package.parent / "dsc.py"):
+    analysis = (package.parent / name for name in ("dsc.py", "arterial.py"))
+    for source in (*sorted(package.glob("*.py")), *analysis):
         digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ SKULL_DENSITY = 0.05
 
 TOF_TR_S, TOF_TE_S, TOF_FLIP_DEG = 0.022, 0.00386, 18.0  # the paper's protocol
 SLABS = 3  # the volume is acquired in slabs; blood that enters a slab from below is fresh (assumption)
-SAMPLE_MM3 = 0.02  # a vessel is drawn as points of this volume
+POINTS_PER_VOXEL = 40  # a vessel is drawn as points of this share of a voxel's volume
 
 DSC_FLIP_DEG = 90.0
 ARTERY_SATURATION = 0.35  # arterial share of an EPI voxel from which the signal floor is reached, see bolus.py
@@ -105,7 +105,8 @@ def draw_vessels(
     edge = np.flatnonzero(tree.parent >= 0)
     start, end = position[tree.parent[edge]], position[edge]
     volume = np.pi * radius_mm[edge] ** 2 * np.linalg.norm(end - start, axis=1)
-    count = np.maximum(np.ceil(volume / SAMPLE_MM3).astype(int), 2)
+    voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
+    count = np.maximum(np.ceil(volume * POINTS_PER_VOXEL / voxel_mm3).astype(int), 4)
     of = np.repeat(np.arange(len(edge)), count)
     along = rng.random(len(of))[:, None]
     axis = (end - start) / np.maximum(np.linalg.norm(end - start, axis=1), 1e-6)[:, None]
@@ -116,7 +117,7 @@ def draw_vessels(
     turn = (2 * np.pi * rng.random(len(of)))[:, None]
     points = start[of] + along * (end - start)[of] + distance * (np.cos(turn) * side[of] + np.sin(turn) * other[of])
     index = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
-    share = (volume / count / abs(np.linalg.det(affine[:3, :3])))[of]
+    share = (volume / count / voxel_mm3)[of]
 
     low = np.floor(index).astype(int)
     part = index - low
@@ -153,14 +154,11 @@ def acquire_tof(
         rng: source of noise and coil sensitivity.
 
     Returns:
-        Magnitude image (x, y, z) float32, arbitrary units, white matter near 100.
+        Magnitude image (x, y, z) int16, arbitrary units, white matter near 200.
     """
-    tissue = {
-        kind: resample(getattr(head, kind), head.affine, affine, shape)
-        for kind in ("gm", "wm", "csf", "scalp", "skull")
-    }
-    signal = sum(steady_state(kind) * tissue[kind] for kind in ("gm", "wm", "csf"))
-    signal += steady_state("wm") * (SCALP_DENSITY * tissue["scalp"] + SKULL_DENSITY * tissue["skull"])
+    signal = sum(steady_state(kind) * getattr(head, kind) for kind in ("gm", "wm", "csf"))
+    signal += steady_state("wm") * (SCALP_DENSITY * head.scalp + SKULL_DENSITY * head.skull)
+    signal = resample(signal, head.affine, affine, shape)
 
     position = head.to_scanner(tree.position)
     radius_mm = tree.radius_mm.copy()
@@ -179,10 +177,10 @@ def acquire_tof(
         share = _draw_line(head.to_scanner(line), radius, affine=affine, shape=shape, rng=rng)
         signal = (1 - share) * signal + share * fresh
 
-    signal *= 100.0 / steady_state("wm")
+    signal *= 200.0 / steady_state("wm")
     voxel_mm = tuple(np.diag(affine)[:3])
     sensitivity = np.exp(0.12 * smooth_field(shape, spacing_mm=voxel_mm, length_mm=90.0, rng=rng))
-    return _rician(signal * sensitivity, 100.0 / snr, rng)
+    return np.round(_rician(signal * sensitivity, 200.0 / snr, rng)).astype(np.int16)
 
 
 def acquire_dsc(
@@ -217,11 +215,9 @@ def acquire_dsc(
     """
     seen = np.linalg.inv(motion) @ affine  # DSC voxel to head at the time of the TOF
     fwhm_mm = np.diag(affine)[:3]
-    tissue = {
-        kind: resample(getattr(head, kind), head.affine, seen, shape, fwhm_mm) for kind in ("gm", "wm", "csf", "scalp")
-    }
-    baseline = sum(DENSITY[kind] * np.exp(-te / T2STAR_S[kind]) * tissue[kind] for kind in ("gm", "wm", "csf"))
-    baseline = 1000.0 * (baseline + 0.08 * tissue["scalp"]) / (DENSITY["gm"] * np.exp(-te / T2STAR_S["gm"]))
+    baseline = sum(DENSITY[kind] * np.exp(-te / T2STAR_S[kind]) * getattr(head, kind) for kind in ("gm", "wm", "csf"))
+    baseline = (baseline + 0.08 * head.scalp) * (1000.0 / (DENSITY["gm"] * np.exp(-te / T2STAR_S["gm"])))
+    baseline = resample(baseline, head.affine, seen, shape, fwhm_mm)
 
     flow, volume = (resample(field, head.affine, seen, shape, fwhm_mm) for field in (perfusion.cbf, perfusion.cbv))
     inside = flow > 0.5
@@ -286,9 +282,10 @@ def resample(
     if fwhm_mm is not None:
         volume = ndimage.gaussian_filter(volume, fwhm_mm / 2.355 / np.diag(source)[:3], truncate=3.0)
     to_source = np.linalg.inv(source) @ target
-    return ndimage.affine_transform(
-        volume, to_source[:3, :3], to_source[:3, 3], output_shape=shape, order=1, output=np.float32
-    )
+    matrix = to_source[:3, :3]
+    if np.allclose(matrix, np.diag(np.diag(matrix))):
+        matrix = np.diag(matrix)  # aligned grids: scipy then works axis by axis
+    return ndimage.affine_transform(volume, matrix, to_source[:3, 3], output_shape=shape, order=1, output=np.float32)
 
 
 def _rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
