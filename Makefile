@@ -80,10 +80,10 @@ $(eval $(call step,05-table1,05-table1,,$(foreach c,$(COHORTS),$(call evaluation
     '$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv)))
 $(eval $(call step,06-figure1,06-figure1,,01-preprocess-acute 02-train-acute-tmax 03-evaluate-acute-tmax,,'$(OUT)/figures/figure1.*'))
 $(eval $(call step,07-figure2,07-figure2,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/figure2.*'))
-$(eval $(call step,08-figure3,08-figure3,,01-preprocess-acute $(call evaluations,acute,cbf cbv mtt ttp),,'$(OUT)/figures/figure3.*'))
+$(eval $(call step,08-figure3,08-figure3,,01-preprocess-acute $(call evaluations,acute,cbf cbv mtt ttp) 04-dice,,'$(OUT)/figures/figure3.*'))
 $(eval $(call step,09-figure4,09-figure4,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/figure4.*'))
 $(eval $(call step,10-appendix4,10-appendix4,,01-preprocess-pegasus $(call evaluations,pegasus,$(MAPS)),,'$(OUT)/figures/appendix4.*'))
-$(eval $(call step,11-distributions,11-distributions,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))),,'$(OUT)/figures/distributions.*'))
+$(eval $(call step,11-distributions,11-distributions,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))),,'$(OUT)/figures/distributions*'))
 
 PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
