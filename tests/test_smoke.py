@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.xdist_group("smoke")
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions")
 MAPS = ("tmax", "cbf", "cbv", "mtt", "ttp")

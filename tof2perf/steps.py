@@ -528,6 +528,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept, run make again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a table has seen enough
+        sys.stderr.close()
     except ModuleNotFoundError as error:
         print(f"{sys.executable} lacks {error.name}: install requirements.lock into it", file=sys.stderr)
         return 1
