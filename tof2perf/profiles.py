@@ -49,8 +49,9 @@ class PreprocessingProfile:
     """Skull stripping, bias correction, co-registration and the grid of the network."""
 
     shape: tuple[int, int, int]
-    n4_shrink: int
-    registration_mm: float
+    skull_strip: str  # auto (SynthStrip if installed, else deepbet), or one of them, or given
+    n4_mm: float  # voxel size at which the bias field is estimated
+    registration_mm: float  # voxel size at which head motion is estimated
 
 
 @dataclass(frozen=True)
