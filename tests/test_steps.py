@@ -478,6 +478,19 @@ def test_an_executed_notebook_is_the_same_bytes_every_time(tmp_path):
     assert "epochs: 100%" in text and "it/s" not in text and "duration" not in text and str(tmp_path) not in text
 
 
+@pytest.mark.parametrize(
+    ("printed", "kept"),
+    [
+        ("epochs:   0%|  | 0/2 [00:00<?, ?it/s]\repochs: 100%|##| 2/2 [00:31<00:00, 15.5s/it, l1=0.2]", "2/2 [l1=0.2]"),
+        ("3it [1:00:02, 1.20it/s]", "3it"),
+        ("mask [0, 1] of 3", "mask [0, 1] of 3"),
+        ("started at [12:30]", "started at [12:30]"),
+    ],
+)
+def test_a_progress_bar_keeps_its_numbers_and_loses_its_clock(printed, kept):
+    assert execution._settle(printed).endswith(kept) and "0/2" not in execution._settle(printed)
+
+
 def test_kernels_are_the_running_interpreter_in_the_notebooks_folder(tmp_path):
     target = execute(tmp_path, ["name = 1", "import sys, os", "print(name, sys.executable, os.getcwd())"], name=2)
     printed = nbformat.read(target, as_version=4).cells[-1].outputs[0].text

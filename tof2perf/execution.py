@@ -21,7 +21,7 @@ from traitlets import Any as AnyTrait
 
 from tof2perf.fingerprints import check_parameters, read_notebook
 
-_CLOCK = re.compile(r" ?\[[^\[\]]*(?:it/s|s/it|\d:\d\d<|/s\b)[^\[\]]*\]")  # what tqdm says of elapsed time and speed
+_CLOCK = re.compile(r" ?\[(\d+:\d\d[:\d]*[<,][^\[\]]*)\]")  # elapsed time, speed and further numbers of a progress bar
 _ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
 
@@ -234,5 +234,11 @@ def _settle(text: str) -> str:
     lines = []
     for line in text.split("\n"):
         states = [state for state in line.split("\r") if state.strip()]
-        lines.append(_CLOCK.sub("", states[-1]).rstrip() if states else "")
+        lines.append(_CLOCK.sub(_without_clock, states[-1]).rstrip() if states else "")
     return _ADDRESS.sub("", "\n".join(lines))
+
+
+def _without_clock(bar: re.Match) -> str:
+    """Of ``[time, speed, loss=1.2]`` keep the loss."""
+    numbers = bar[1].split(", ")[2:]
+    return f" [{', '.join(numbers)}]" if numbers else ""
