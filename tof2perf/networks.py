@@ -28,6 +28,8 @@ class UNetGenerator(nn.Module):
         spread: standard deviation of the initial weights, N(0, spread).
     """
 
+    # PyTorch's layers draw first weights from the global random state: it is put back, and the weights are drawn anew.
+    @torch.random.fork_rng(devices=[])
     def __init__(
         self, *, levels: int, filters: int, generator: torch.Generator | None = None, spread: float = 0.02
     ) -> None:
@@ -46,8 +48,8 @@ class UNetGenerator(nn.Module):
             self.up.append(Up(inside, widths[level - 1]))
         self.output = UpConvolution(2 * widths[0], 1)
         _draw_weights(self, generator, spread)
-        # Three quarters of a volume are background at -1. Starting there, not at 0, spares the network hundreds of steps
-        # in which this one offset drives all layers before them: lesions are learned in half the epochs.
+        # Three quarters of a volume are background at -1. Starting there and not at 0 spares the network hundreds of
+        # steps in which this one number rules all gradients: lesions are learned in half the epochs.
         nn.init.constant_(self.output.bias, EMPTY)
 
     def forward(self, tof: Tensor) -> Tensor:
@@ -101,6 +103,7 @@ class PatchDiscriminator(nn.Module):
         generator, spread: initial weights, as for the generator network.
     """
 
+    @torch.random.fork_rng(devices=[])
     def __init__(
         self, *, filters: int, layers: int = 3, generator: torch.Generator | None = None, spread: float = 0.02
     ) -> None:

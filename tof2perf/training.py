@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,16 @@ from tof2perf.networks import PatchDiscriminator, UNetGenerator
 from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_tensors
 
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
+SCHEDULES = ("constant", "linear", "cosine")
+CRITERIA = {"mae": ("validation_mae", 1), "ssim": ("validation_ssim", -1)}  # column of the history, sign to minimise
+DEFAULTS = {  # of the settings that a profile may leave out
+    "initial_spread": 0.02,
+    "ssim_window": "uniform",
+    "schedule": "constant",
+    "decay_from": 0.5,
+    "criterion": "mae",
+    "device": "cpu",
+}
 LOSSES = ("discriminator", "adversarial", "l1", "ssim", "generator")
 
 
@@ -87,7 +98,7 @@ class Pix2Pix:
             losses["adversarial"] = adversarial(self.discriminator(tof, generated), real=True)
         losses["l1"] = l1(generated, target)
         if self.training.ssim_weight:
-            losses["ssim"] = 1.0 - ssim(generated, target, data_range=2.0)
+            losses["ssim"] = 1.0 - ssim(generated, target, data_range=2.0, window=self.training.ssim_window)
         losses["generator"] = sum(
             weight * losses[name]
             for name, weight in (
@@ -162,7 +173,8 @@ def train(
     """
     get_map(map_name)
     folder, model_folder = Path(folder), Path(model_folder)
-    device = _device()
+    training = SimpleNamespace(**DEFAULTS | _plain(training))
+    device = choose_device(training.device)
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
     held_out = PairDataset(folder, participants(folder, "validation"), map_name)
     model = Pix2Pix(network, training, seed=_seed(seed, folder.name, map_name, "weights"), device=device)
@@ -173,12 +185,12 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "network": _plain(network),
-        "training": _plain(training),
+        "training": vars(training),
         "data": pairs.fingerprint(),
         "initialised_from": _start_from(model, initialise_from) if initialise_from else None,
     }
     checkpoint = model_folder / "checkpoint"
-    for leftover in model_folder.glob(".checkpoint*"):  # a process that was killed while it wrote
+    for leftover in model_folder.glob(".*.part"):  # a process that was killed while it wrote
         leftover.unlink()
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
@@ -195,7 +207,7 @@ def train(
     with steps:
         for epoch in range(len(history) + 1, epochs + 1):
             sums = dict.fromkeys(LOSSES, 0.0)
-            rate = _rate(training, epoch, epochs)
+            rate = rate_factor(training.schedule, decay_from=training.decay_from, epoch=epoch, epochs=epochs)
             for patient, tof, target in pairs.shuffled(order, flip=training.flip):
                 losses = model.step(tof.to(device)[None], target.to(device)[None], rate=rate)
                 _check(losses, f"epoch {epoch}, patient {patient}", checkpoint)
@@ -207,7 +219,7 @@ def train(
             row |= validate(model.generator, held_out, map_name, device=device)
             _check(row, f"epoch {epoch}, validation", checkpoint)
             history.append(row)
-            if _best_epoch(history, training) == epoch:
+            if best_epoch(history, training.criterion) == epoch:
                 networks = {"generator": model.generator, "discriminator": model.discriminator}
                 best = {}
                 for name, part in networks.items():
@@ -217,7 +229,7 @@ def train(
 
     frame = pd.DataFrame(history)
     header = {"map": map_name, "cohort": folder.name, "network": config["network"]}
-    config["best_epoch"] = _best_epoch(history, training)
+    config["best_epoch"] = best_epoch(history, training.criterion)
     write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
     write_table(model_folder / "history.csv", frame)
     write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -254,7 +266,10 @@ def _adam(network: torch.nn.Module, rate: float, betas: tuple[float, float]) -> 
     return torch.optim.Adam(network.parameters(), lr=rate, betas=tuple(betas), fused=True)
 
 
-def _device() -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one; any other name is taken as PyTorch knows it (cpu, cuda, mps, cuda:1)."""
+    if name != "auto":
+        return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -271,13 +286,40 @@ def _plain(section: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
 
 
-def _rate(training: Any, epoch: int, epochs: int) -> float:
-    return 1.0
+def rate_factor(schedule: str, *, decay_from: float, epoch: int, epochs: int) -> float:
+    """Factor on the learning rates in one epoch, 1 at first, falling towards 0 at the end.
+
+    Args:
+        schedule: "constant"; or "linear" (as pix2pix) or "cosine" decay after a constant part.
+        decay_from: share of the epochs after which the decay begins, in [0, 1).
+        epoch: counted from 1.
+        epochs: of the whole training.
+
+    Raises:
+        ValueError: unknown schedule.
+
+    >>> [rate_factor("linear", decay_from=0.5, epoch=epoch, epochs=4) for epoch in (1, 2, 3, 4)]
+    [1.0, 1.0, 1.0, 0.5]
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule '{schedule}': choose one of {', '.join(SCHEDULES)}")
+    done = (epoch - 1) / epochs
+    if schedule == "constant" or done <= decay_from:
+        return 1.0
+    decayed = (done - decay_from) / (1.0 - decay_from)
+    return 1.0 - decayed if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * decayed))
 
 
-def _best_epoch(history: list[dict[str, float]], training: Any) -> int:
-    """The epoch, counted from 1, with the smallest validation error; the first of equals."""
-    return min(history, key=lambda row: row["validation_mae"])["epoch"]
+def best_epoch(history: Sequence[Mapping[str, float]], criterion: str) -> int:
+    """The epoch, counted from 1, that is best on the validation split; the first of equals.
+
+    Raises:
+        ValueError: unknown criterion.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown criterion '{criterion}': choose one of {', '.join(CRITERIA)}")
+    column, sign = CRITERIA[criterion]
+    return min(history, key=lambda row: sign * row[column])["epoch"]
 
 
 def _check(values: Mapping[str, float], where: str, checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ class WeightsError(ValueError):
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     """Write tensors and a JSON-serialisable header in one file, atomically; equal content gives equal bytes."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({**header, "sha256": _digest(content)}, sort_keys=True, allow_nan=False)
+    text = json.dumps({**header, "sha256": _digest(content)}, allow_nan=False)
     write_bytes(path, save(content, metadata={HEADER: text}))
 
 

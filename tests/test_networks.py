@@ -1,0 +1,155 @@
+"""Generator and discriminator: shapes, normalisation, weights, and the fast form of the last layer."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tof2perf.networks import PatchDiscriminator, UNetGenerator, UpConvolution, layer_shapes
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"), [((32, 32, 16), 4), ((64, 64, 32), 5), ((20, 28, 12), 3), ((17, 9, 30), 4)]
+)
+def test_map_has_the_shape_of_the_tof_whatever_the_grid(shape, levels):
+    generator = UNetGenerator(levels=levels, filters=2)
+    generated = generator(_random(2, 1, *shape))
+    assert generated.shape == (2, 1, *shape)
+    assert generated.abs().max() <= 1
+
+
+def test_mirrored_border_leaves_volumes_that_fit_alone():
+    generator = UNetGenerator(levels=3, filters=2)
+    tof = _random(1, 1, 16, 8, 16)
+    wider = F.pad(tof, (0, 0, 4, 4, 0, 0), mode="reflect")
+    assert torch.equal(generator(tof[:, :, :, :8]), generator(tof))
+    cropped = generator(wider[:, :, :, 2:14])  # 12 voxels are mirrored by 2 on both sides to 16
+    assert torch.equal(
+        cropped, generator(F.pad(wider[:, :, :, 2:14], (0, 0, 2, 2, 0, 0), mode="reflect"))[:, :, :, 2:14]
+    )
+
+
+def test_too_many_levels_for_a_volume_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r"5 levels are too many for a volume of \(32, 32, 8\): use fewer levels"):
+        UNetGenerator(levels=5, filters=2)(_random(1, 1, 32, 32, 8))
+
+
+def test_too_small_a_volume_for_the_discriminator_is_an_error_that_says_so():
+    volume = _random(1, 1, 32, 32, 16)
+    with pytest.raises(ValueError, match=r"3 discriminator layers need at least 24 voxels.*use fewer layers"):
+        PatchDiscriminator(filters=2, layers=3)(volume, volume)
+    assert PatchDiscriminator(filters=2, layers=2)(volume, volume).shape == (1, 1, 6, 6, 2)
+
+
+def test_paper_size_halves_to_a_bottleneck_of_2_by_2_by_1_and_back():
+    """Shapes only: tensors without storage stand for the 256x256x128 volume."""
+    with torch.device("meta"):
+        generator, discriminator = UNetGenerator(levels=7, filters=64), PatchDiscriminator(filters=64, layers=3)
+        volume = torch.empty(1, 1, 256, 256, 128)
+    shapes = dict(layer_shapes(generator, volume))
+    assert shapes["down 1"] == (64, 128, 128, 64)
+    assert shapes["down 7"] == (512, 2, 2, 1)
+    assert shapes["up 7"] == (512, 4, 4, 2)
+    assert shapes["up 1"] == (1, 256, 256, 128)
+    assert layer_shapes(discriminator, volume, volume)[-1] == ("logits", (1, 30, 30, 14))
+
+
+def test_layer_shapes_are_those_of_the_data_passing_the_real_network():
+    volume = _random(1, 1, 16, 16, 8)
+    assert layer_shapes(UNetGenerator(levels=3, filters=4), volume) == [
+        ("input", (1, 16, 16, 8)),
+        ("down 1", (4, 8, 8, 4)),
+        ("down 2", (8, 4, 4, 2)),
+        ("down 3", (16, 2, 2, 1)),
+        ("up 3", (8, 4, 4, 2)),
+        ("up 2", (4, 8, 8, 4)),
+        ("up 1", (1, 16, 16, 8)),
+    ]
+    assert layer_shapes(PatchDiscriminator(filters=4, layers=1), volume, volume) == [
+        ("input", (2, 16, 16, 8)),
+        ("down 1", (4, 8, 8, 4)),
+        ("wide", (8, 7, 7, 3)),
+        ("logits", (1, 6, 6, 2)),
+    ]
+
+
+def test_reading_layer_shapes_leaves_no_hook_behind():
+    network = UNetGenerator(levels=2, filters=2)
+    layer_shapes(network, _random(1, 1, 8, 8, 8))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_training_and_inference_behave_the_same():
+    tof, perfusion = _random(1, 1, 16, 16, 16), _random(1, 1, 16, 16, 16, seed=1)
+    generator, discriminator = UNetGenerator(levels=3, filters=4), PatchDiscriminator(filters=4, layers=2)
+    assert torch.equal(generator.train()(tof), generator.eval()(tof))
+    assert torch.equal(discriminator.train()(tof, perfusion), discriminator.eval()(tof, perfusion))
+
+
+def test_a_volume_is_judged_the_same_alone_and_in_a_batch():
+    tofs, maps = _random(2, 1, 16, 16, 16), _random(2, 1, 16, 16, 16, seed=1)
+    discriminator = PatchDiscriminator(filters=4, layers=2)
+    together = discriminator(tofs, maps)
+    alone = torch.cat([discriminator(tofs[:1], maps[:1]), discriminator(tofs[1:], maps[1:])])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_absolute_intensity_of_the_tof_reaches_the_map():
+    generator = UNetGenerator(levels=3, filters=4, spread=0.1)
+    tof = _random(1, 1, 16, 16, 16)
+    assert (generator(tof) - generator(tof * 0.5 - 0.5)).abs().max() > 1e-3
+
+
+def test_every_weight_learns():
+    generator = UNetGenerator(levels=3, filters=2)
+    discriminator = PatchDiscriminator(filters=2, layers=2)
+    tof = _random(1, 1, 16, 16, 16)
+    discriminator(tof, generator(tof)).square().mean().backward()
+    for network in (generator, discriminator):
+        dead = [name for name, weight in network.named_parameters() if weight.grad.abs().max() == 0]
+        # An offset before instance normalisation is subtracted again; it costs nothing and may stay.
+        assert all(name.endswith("convolution.bias") for name in dead)
+
+
+def test_untrained_generator_gives_the_empty_map():
+    generated = UNetGenerator(levels=3, filters=4)(_random(1, 1, 16, 16, 16))
+    assert generated.mean() < -0.9
+
+
+def test_weights_follow_the_generator_they_are_drawn_from():
+    def weights(seed: int) -> torch.Tensor:
+        network = UNetGenerator(levels=3, filters=4, generator=torch.Generator().manual_seed(seed), spread=0.05)
+        return torch.cat([p.flatten() for name, p in network.named_parameters() if name.endswith("convolution.weight")])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+    assert weights(1).std().item() == pytest.approx(0.05, rel=0.02)
+    assert weights(1).mean().item() == pytest.approx(0.0, abs=0.002)
+
+
+def test_building_a_network_with_wrong_sizes_fails_at_once():
+    with pytest.raises(ValueError, match="at least 2 levels"):
+        UNetGenerator(levels=1, filters=4)
+    with pytest.raises(ValueError, match="at least 1 layer"):
+        PatchDiscriminator(filters=4, layers=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 2, 1)])
+def test_interleaved_up_convolution_equals_the_transposed_convolution(shape):
+    layer = UpConvolution(3, 2).double()
+    torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(5))
+    volume = _random(2, 3, *shape).double().requires_grad_(True)
+    reference = F.conv_transpose3d(volume, layer.weight, layer.bias, stride=2, padding=1)
+    torch.testing.assert_close(layer(volume), reference, rtol=1e-12, atol=1e-12)
+
+    inputs = (volume, layer.weight, layer.bias)
+    pull = torch.rand(reference.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad((layer(volume) * pull).sum(), inputs),
+        torch.autograd.grad((reference * pull).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,458 @@
+"""The training loop: one step, exact resume after kill -9, seeds, and errors that stop before harm is done."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tof2perf import training as engine
+from tof2perf.cohort import CohortError, preprocessed_path, write_text, write_volume
+from tof2perf.training import Pix2Pix, TrainingError, best_epoch, rate_factor, train
+from tof2perf.weights import read_tensors
+
+SHAPE = (16, 16, 8)
+PATIENTS = {"sub-0001": "train", "sub-0002": "train", "sub-0003": "train", "sub-0004": "validation"}
+RESULTS = ("generator.safetensors", "discriminator.safetensors", "history.csv", "config.yaml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    levels: int = 3
+    generator_filters: int = 2
+    discriminator_filters: int = 2
+    discriminator_layers: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    generator_rate: float = 2e-3
+    discriminator_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    adversarial_weight: float = 1.0
+    l1_weight: float = 100.0
+    ssim_weight: float = 10.0
+    ssim_window: str = "uniform"
+    flip: bool = True
+    schedule: str = "linear"
+    decay_from: float = 0.5
+    criterion: str = "mae"
+    initial_spread: float = 0.02
+    device: str = "cpu"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The same bytes need the same number of threads, in this process and in those it starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cohort(tmp_path, rng):
+    """Four patients: a ball for a brain, brighter vessels on one side, longer Tmax on the other."""
+    folder = tmp_path / "acute"
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij"))
+    mask = (grid**2).sum(0) < 0.9
+    for patient in PATIENTS:
+        side = rng.choice([-1, 1])
+        tof = np.where(mask, 1 + (side * grid[0] > 0.3) + rng.normal(0, 0.05, SHAPE), 0)
+        tmax = np.where(mask, 1 + 8 * (side * grid[0] < -0.3) + rng.normal(0, 0.1, SHAPE), 0)
+        for name, volume in {"tof": tof, "tmax": tmax, "cbf": 60 - 3 * tmax, "mask": mask}.items():
+            write_volume(preprocessed_path(folder, patient, name), volume, np.diag([-4.0, -4.0, 8.0, 1.0]))
+    rows = "".join(f"{patient}\t{split}\n" for patient, split in PATIENTS.items())
+    write_text(folder / "participants.tsv", "participant_id\tsplit\n" + rows)
+    return folder
+
+
+def _train(
+    cohort: Path, model: Path, *, map_name: str = "tmax", network=None, epochs: int = 4, seed: int = 7, **options
+):
+    twin = options.pop("initialise_from", None)
+    return train(
+        cohort,
+        map_name,
+        model,
+        network=network or Network(),
+        training=Training(**options),
+        epochs=epochs,
+        seed=seed,
+        initialise_from=twin,
+        progress=False,
+    )
+
+
+def _bytes(model: Path) -> dict[str, bytes]:
+    return {name: (model / name).read_bytes() for name in RESULTS}
+
+
+def _interrupt_after(monkeypatch, steps: int) -> None:
+    """Let a run die in its step number ``steps`` + 1."""
+    count, step = iter(range(10**6)), Pix2Pix.step
+
+    def limited(self, *args, **kwargs):
+        if next(count) == steps:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Pix2Pix, "step", limited)
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model():
+    return Pix2Pix(Network(), Training(), seed=3, device=torch.device("cpu"))
+
+
+def _volumes(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tof, target = torch.rand((2, 1, 1, *SHAPE), generator=generator) * 2 - 1
+    return tof, target
+
+
+def test_one_step_runs_the_generator_once_and_reports_every_loss(model):
+    passes = []
+    model.generator.register_forward_hook(lambda *_: passes.append(1))
+    losses = model.step(*_volumes(), rate=1.0)
+    assert len(passes) == 1
+    assert set(losses) == {"discriminator", "adversarial", "l1", "ssim", "generator"}
+    assert losses["generator"] == pytest.approx(losses["adversarial"] + 100 * losses["l1"] + 10 * losses["ssim"])
+
+
+def test_discriminator_step_sends_no_gradient_into_the_generator(model):
+    gradients = {}
+    descend = model._descend
+
+    def watched(name, loss):
+        descend(name, loss)
+        gradients[name] = [weight.grad is not None for weight in model.generator.parameters()]
+
+    model._descend = watched
+    model.step(*_volumes(), rate=1.0)
+    assert not any(gradients["discriminator"])
+    assert all(gradients["generator"])
+
+
+def test_generator_step_leaves_the_discriminator_alone(model):
+    states = []
+    descend = model._descend
+
+    def watched(name, loss):
+        descend(name, loss)
+        states.append({key: value.clone() for key, value in model.discriminator.state_dict().items()})
+
+    model._descend = watched
+    model.step(*_volumes(), rate=1.0)
+    after_discriminator, after_generator = states
+    assert all(torch.equal(after_discriminator[key], after_generator[key]) for key in after_generator)
+
+
+def test_all_losses_fall_on_a_single_pair(model):
+    volumes = _volumes()
+    first = model.step(*volumes, rate=1.0)
+    for _ in range(40):
+        last = model.step(*volumes, rate=1.0)
+    assert last["l1"] < 0.7 * first["l1"]
+    assert last["ssim"] < first["ssim"]
+    assert last["discriminator"] < first["discriminator"]
+
+
+def test_rate_zero_changes_no_weight(model):
+    before = [weight.clone() for weight in model.generator.parameters()]
+    model.step(*_volumes(), rate=0.0)
+    assert all(torch.equal(one, other) for one, other in zip(before, model.generator.parameters(), strict=True))
+
+
+def test_without_adversarial_weight_the_discriminator_is_not_run():
+    model = Pix2Pix(Network(), Training(adversarial_weight=0.0, ssim_weight=0.0), seed=3, device=torch.device("cpu"))
+    model.discriminator.register_forward_hook(lambda *_: pytest.fail("the discriminator ran"))
+    losses = model.step(*_volumes(), rate=1.0)
+    assert losses["discriminator"] == losses["adversarial"] == losses["ssim"] == 0
+    assert losses["generator"] == pytest.approx(100 * losses["l1"])
+
+
+# --- schedule and choice of the epoch ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_rates_are_constant_then_fall_and_never_reach_zero(schedule):
+    factors = [rate_factor(schedule, decay_from=0.5, epoch=epoch, epochs=10) for epoch in range(1, 11)]
+    assert factors[:6] == [1.0] * 6
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert 0 < factors[-1] < 0.3
+
+
+def test_constant_schedule_is_constant():
+    assert {rate_factor("constant", decay_from=0.0, epoch=epoch, epochs=5) for epoch in range(1, 6)} == {1.0}
+
+
+def test_best_epoch_is_the_first_with_the_least_error_or_the_highest_ssim():
+    history = [
+        {"epoch": 1, "validation_mae": 2.0, "validation_ssim": 0.7},
+        {"epoch": 2, "validation_mae": 1.0, "validation_ssim": 0.8},
+        {"epoch": 3, "validation_mae": 1.0, "validation_ssim": 0.9},
+    ]
+    assert best_epoch(history, "mae") == 2
+    assert best_epoch(history, "ssim") == 3
+
+
+def test_unknown_schedule_criterion_and_map_are_named(cohort, tmp_path):
+    with pytest.raises(ValueError, match="unknown schedule 'step': choose one of constant, linear, cosine"):
+        _train(cohort, tmp_path / "model", schedule="step")
+    with pytest.raises(ValueError, match="unknown criterion 'luck': choose one of mae, ssim"):
+        _train(cohort, tmp_path / "model", criterion="luck")
+    with pytest.raises(ValueError, match="unknown map 'adc'"):
+        _train(cohort, tmp_path / "model", map_name="adc")
+    assert not (tmp_path / "model").exists()
+
+
+# --- a whole training -------------------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_error_and_leaves_the_best_epoch(cohort, tmp_path):
+    history = _train(cohort, tmp_path / "model", epochs=8)
+    assert list(history.epoch) == list(range(1, 9))
+    assert history.validation_mae.min() < 0.7 * history.validation_mae[0]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted(RESULTS)
+    saved = pd.read_csv(tmp_path / "model" / "history.csv")
+    pd.testing.assert_frame_equal(saved, history)
+    config = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
+    assert config["best_epoch"] == history.validation_mae.idxmin() + 1
+    assert config["cohort"] == "acute"
+    assert config["map"] == "tmax"
+    assert config["training"]["betas"] == [0.5, 0.999]
+
+
+def test_saved_generator_has_the_validation_error_of_its_epoch(cohort, tmp_path):
+    history = _train(cohort, tmp_path / "model")
+    generator = Pix2Pix(Network(), Training(), seed=0, device=torch.device("cpu")).generator
+    generator.load_state_dict(read_tensors(tmp_path / "model" / "generator.safetensors")[0])
+    pairs = engine.PairDataset(cohort, ["sub-0004"], "tmax")
+    again = engine.validate(generator, pairs, "tmax", device=torch.device("cpu"))
+    assert again["validation_mae"] == history.validation_mae.min()
+
+
+def test_validation_error_counts_the_brain_alone_and_in_physical_units(cohort):
+    class Empty(torch.nn.Module):
+        def forward(self, tof):
+            return torch.full_like(tof, -1.0)  # 0 s everywhere
+
+    pairs = engine.PairDataset(cohort, ["sub-0004"], "tmax")
+    mean_tmax = (pairs.targets[0][pairs.masks[0]].mean().item() + 1) * 10
+    assert engine.validate(Empty(), pairs, "tmax", device=torch.device("cpu"))["validation_mae"] == pytest.approx(
+        mean_tmax
+    )
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(cohort, tmp_path):
+    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+        _train(cohort, tmp_path / name, epochs=2, seed=seed)
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    assert _bytes(tmp_path / "one")["generator.safetensors"] != _bytes(tmp_path / "three")["generator.safetensors"]
+
+
+def test_training_does_not_touch_the_global_random_state(cohort, tmp_path):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    _train(cohort, tmp_path / "one", epochs=1)
+    np.random.seed(5)  # noqa: NPY002 - nor depend on it
+    _train(cohort, tmp_path / "two", epochs=1)
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    torch.manual_seed(0)
+    Pix2Pix(Network(), Training(), seed=3, device=torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_models_of_two_maps_start_from_different_weights(cohort, tmp_path):
+    for map_name in ("tmax", "cbf"):
+        _train(cohort, tmp_path / map_name, map_name=map_name, epochs=1, generator_rate=0.0, discriminator_rate=0.0)
+    assert _bytes(tmp_path / "tmax")["generator.safetensors"] != _bytes(tmp_path / "cbf")["generator.safetensors"]
+
+
+def test_pegasus_starts_from_both_networks_of_its_acute_twin(cohort, tmp_path):
+    _train(cohort, tmp_path / "twin", epochs=2)
+    frozen = {"generator_rate": 0.0, "discriminator_rate": 0.0}
+    _train(cohort, tmp_path / "child", epochs=1, initialise_from=tmp_path / "twin", **frozen)
+    for name in ("generator", "discriminator"):
+        twin, child = (read_tensors(tmp_path / model / f"{name}.safetensors")[0] for model in ("twin", "child"))
+        assert all(torch.equal(twin[key], child[key]) for key in twin)
+
+
+def test_twin_that_is_missing_or_of_another_size_is_named(cohort, tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"twin/generator\.safetensors: missing; train the model it belongs to first"
+    ):
+        _train(cohort, tmp_path / "child", initialise_from=tmp_path / "twin")
+    _train(cohort, tmp_path / "twin", epochs=1)
+    with pytest.raises(TrainingError, match=r"twin/generator\.safetensors: layers differ"):
+        _train(cohort, tmp_path / "child", network=Network(generator_filters=3), initialise_from=tmp_path / "twin")
+
+
+def test_missing_map_is_named_before_anything_is_written(cohort, tmp_path):
+    with pytest.raises(CohortError, match=r"sub-0001_mtt\.nii\.gz: missing"):
+        _train(cohort, tmp_path / "model", map_name="mtt")
+    assert not (tmp_path / "model").exists()
+
+
+# --- death and resumption ---------------------------------------------------------------------------------------------
+
+KILLED = """
+import json, os, signal, sys
+import torch
+from tof2perf import cohort, training
+sys.path.insert(0, sys.argv[1])
+import test_training as tests
+
+torch.set_num_threads(1)
+point, count = json.loads(sys.argv[4])
+calls = iter(range(1, 10**6))
+
+def dying(function):
+    def wrapper(*args, **kwargs):
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapper
+
+if point == "step":
+    training.Pix2Pix.step = dying(training.Pix2Pix.step)
+elif point == "replace":  # the temporary file is complete, the checkpoint is still the old one
+    cohort.os.replace = dying(os.replace)
+tests._train(tests.Path(sys.argv[2]), tests.Path(sys.argv[3]))
+"""
+
+
+def _train_and_die(cohort: Path, model: Path, point: str, count: int) -> None:
+    """Train in a process of its own that gets SIGKILL in the ``count``-th call of a step or of ``os.replace``."""
+    arguments = [str(Path(__file__).parent), str(cohort), str(model), json.dumps([point, count])]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], env=environment, capture_output=True, timeout=120
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [
+        pytest.param("step", 8, id="in the third epoch"),
+        pytest.param("replace", 1, id="while the first checkpoint is written"),
+        pytest.param("replace", 3, id="while a later checkpoint is written"),
+        pytest.param("replace", 6, id="while the results are written"),
+    ],
+)
+def test_run_killed_at_any_point_ends_with_the_bytes_of_an_undisturbed_one(cohort, tmp_path, point, count):
+    _train(cohort, tmp_path / "undisturbed")
+    _train_and_die(cohort, tmp_path / "killed", point, count)
+    assert not (tmp_path / "killed" / "generator.safetensors").exists()
+    _train(cohort, tmp_path / "killed")
+    assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "undisturbed")
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == sorted(RESULTS)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 11])
+def test_interrupted_run_goes_on_in_the_epoch_it_was_in(cohort, tmp_path, monkeypatch, steps):
+    _train(cohort, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _interrupt_after(patch, steps)
+        _train(cohort, tmp_path / "stopped")
+    done, step = [], Pix2Pix.step
+    monkeypatch.setattr(Pix2Pix, "step", lambda *args, **kwargs: done.append(1) or step(*args, **kwargs))
+    _train(cohort, tmp_path / "stopped")
+    assert len(done) == 12 - 3 * (steps // 3)
+    assert _bytes(tmp_path / "stopped") == _bytes(tmp_path / "undisturbed")
+
+
+@pytest.fixture
+def stopped(cohort, tmp_path, monkeypatch):
+    """A model folder whose run stopped in its third epoch."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _interrupt_after(patch, 7)
+        _train(cohort, tmp_path / "stopped")
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint"]
+    return tmp_path / "stopped"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "pickle"])
+def test_damaged_checkpoint_is_an_error_and_never_a_silent_restart(cohort, stopped, damage):
+    path = stopped / "checkpoint"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[:-1000]
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+    elif damage == "empty":
+        content = bytearray()
+    else:
+        torch.save({"epoch": 2}, path)
+        content = bytearray(path.read_bytes())
+    path.write_bytes(bytes(content))
+    with pytest.raises(TrainingError, match=r"checkpoint: damaged .*; remove .*checkpoint to train from the start"):
+        _train(cohort, stopped)
+    assert path.read_bytes() == bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"l1_weight": 50.0}, "training"),
+        ({"epochs": 5}, "epochs"),
+        ({"seed": 8}, "seed"),
+        ({"map_name": "cbf"}, "map and data"),
+        ({"network": Network(generator_filters=3)}, "network"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused_and_the_difference_named(cohort, stopped, change, named):
+    with pytest.raises(TrainingError, match=f"belongs to a run with other {named}; remove .* to train from the start"):
+        _train(cohort, stopped, **change)
+
+
+def test_checkpoint_of_other_data_is_refused(cohort, stopped, rng):
+    path = preprocessed_path(cohort, "sub-0002", "tmax")
+    write_volume(path, rng.uniform(0, 9, SHAPE), np.diag([-4.0, -4.0, 8.0, 1.0]))
+    with pytest.raises(TrainingError, match="belongs to a run with other data"):
+        _train(cohort, stopped)
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"), [({"l1": float("nan")}, "l1 is nan"), ({"adversarial": 1e6}, r"adversarial is 1e\+06")]
+)
+def test_loss_that_is_no_number_or_explodes_stops_with_epoch_patient_and_checkpoint(
+    cohort, tmp_path, monkeypatch, bad, name
+):
+    count, step = iter(range(100)), Pix2Pix.step
+    monkeypatch.setattr(
+        Pix2Pix, "step", lambda *args, **kwargs: step(*args, **kwargs) | (bad if next(count) == 4 else {})
+    )
+    with pytest.raises(
+        TrainingError, match=rf"epoch 2, patient sub-000\d: {name}; last good checkpoint: .*checkpoint;"
+    ):
+        _train(cohort, tmp_path / "model")
+    header = read_tensors(tmp_path / "model" / "checkpoint")[1]
+    assert [row["epoch"] for row in header["history"]] == [1]
+
+
+def test_nan_weights_are_caught_in_the_step_after(cohort, tmp_path):
+    with pytest.raises(TrainingError, match=r"epoch 1, patient sub-000\d: \w+ is nan; no checkpoint yet"):
+        _train(cohort, tmp_path / "model", generator_rate=1e38)
+
+
+def test_leftovers_of_a_killed_write_are_removed(cohort, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / ".checkpoint.abc.part").write_bytes(b"half a checkpoint")
+    _train(cohort, model, epochs=1)
+    assert sorted(path.name for path in model.iterdir()) == sorted(RESULTS)
