@@ -148,6 +148,13 @@ def test_one_window_serves_all_tof_pictures(head):
     assert figures.tof_window(pictures) == (0.0, 3.0)
 
 
+def test_the_colours_of_a_map_end_where_its_values_do_but_never_beyond_its_range(head):
+    view = figures.AxialView(RAS, head[0])
+    for value, top in ((70.0, 72.0), (500.0, 120.0), (3.0, 48.0)):  # CBF, tenths of 120 ml/100 g/min
+        picture = view.slice(np.full(head[0].shape, value), 4)
+        assert figures.map_window(MAPS["cbf"], [picture]) == (0.0, top)
+
+
 def test_best_average_and_worst_are_chosen_by_the_numbers():
     scores = pd.Series({"a": 0.1, "b": 0.9, "c": 0.52, "d": 0.3, "e": 0.5, "f": math.nan})
     assert figures.choose(scores, higher_is_better=True) == [

@@ -197,15 +197,34 @@ def show(axis: Axes, view: AxialView, picture: np.ma.MaskedArray, *, colours: st
     axis.text(0.98, 0.97, "L", transform=axis.transAxes, color="white", fontsize=5.5, ha="right", va="top")
 
 
-def show_map(axis: Axes, view: AxialView, volume: np.ndarray, entry: PerfusionMap, index: int) -> None:
-    """Draw a slice of a perfusion map in its own colours, over its fixed range."""
-    show(axis, view, view.slice(volume, index), colours=entry.colormap, limits=entry.bounds)
+def show_map(
+    axis: Axes,
+    view: AxialView,
+    volume: np.ndarray,
+    entry: PerfusionMap,
+    index: int,
+    *,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Draw a slice of a perfusion map in its own colours, over its fixed range unless ``limits`` narrow it."""
+    show(axis, view, view.slice(volume, index), colours=entry.colormap, limits=limits or entry.bounds)
 
 
 def tof_window(pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
     """One grey-scale window for several TOF pictures: from black to the brightest two per thousand of their pixels."""
     brightest = np.percentile(np.concatenate([picture.compressed() for picture in pictures]), 99.8)
     return 0.0, max(round(float(brightest), 1), 0.1)
+
+
+def map_window(entry: PerfusionMap, pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
+    """One range of colours for several pictures: as many tenths of the map's range as 99.5 % of the pixels need.
+
+    At least four tenths, so that noise is not blown up to fill the colours.
+    """
+    low, high = entry.bounds
+    top = np.percentile(np.concatenate([picture.compressed() for picture in pictures]), 99.5)
+    tenths = min(max(math.ceil(10 * (top - low) / (high - low)), 4), 10)
+    return low, low + tenths * (high - low) / 10
 
 
 def outline(axis: Axes, view: AxialView, lesion: np.ndarray, index: int, *, colour: str, dashed: bool = False) -> None:
@@ -247,13 +266,22 @@ def scale_bar(axis: Axes, length_mm: float = 50.0) -> None:
     )
 
 
-def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: str) -> None:
-    """Fill an axis with a colour bar, upright or lying as the axis is shaped; ``text`` names quantity and unit."""
+def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: str, beyond: bool = False) -> None:
+    """Fill an axis with a colour bar, upright or lying as the axis is shaped.
+
+    Args:
+        axis: where to draw.
+        colours: name of the colour map.
+        limits: values at its ends.
+        text: quantity and unit.
+        beyond: add the arrow that says that higher values share the last colour.
+    """
     box = axis.get_window_extent()
     orientation = "vertical" if box.height > box.width else "horizontal"
     bar = axis.figure.colorbar(
         ScalarMappable(Normalize(*limits), colours),
         cax=axis,
+        extend="max" if beyond else "neither",
         orientation=orientation,
         ticks=MaxNLocator(4, steps=[1, 2, 3, 4, 5, 10]),
     )
