@@ -45,7 +45,7 @@ class _PrivateKernel(AsyncKernelManager):
         self.transport = "ipc"
         self.ip = f"{self._folder.name}/k"
         self.connection_file = f"{self._folder.name}/kernel.json"
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
         self._kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
 
     async def _async_cleanup_resources(self, restart: bool = False) -> None:

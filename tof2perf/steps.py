@@ -336,7 +336,7 @@ def run_step(step: Step, place: Place) -> None:
         return
     inputs, files = current_inputs(step, place, stamp["files"] if stamp else {})
     _clear_unless_resuming(step, place, stamp, inputs)
-    say(f"{step.name} ..." if verdict.state == "missing" else f"{step.name} ...  ({verdict.reason})")
+    say(f"{step.name} ...  ({verdict.reason})" if verdict.state == "stale" else f"{step.name} ...")
     began, reporter = time.monotonic(), _Reporter(step.name)
     try:
         execution.run_notebook(source, executed, parameters=parameters, failed=failed, on_progress=reporter)
