@@ -37,7 +37,7 @@ def reoriented(volume, codes):
 
 def test_the_patients_left_is_on_the_right_of_the_picture_and_the_front_on_top(head):
     mask, marker = head
-    picture = figures.AxialView(RAS, mask, margin_mm=0).slice(marker, 7)
+    picture = figures.AxialView(RAS, mask, margin_mm=0).section(marker, 7)
     assert picture.shape == (10, 8)  # rows along y, columns along x
     row, column = np.argwhere(picture.filled(0))[0]
     assert row == 1 and column == 6  # one row below the front edge, one column from the left side of the patient
@@ -51,7 +51,7 @@ def test_pictures_do_not_depend_on_how_a_volume_is_stored(head, codes):
     view = figures.AxialView(affine, stored)
     volume, _ = reoriented(marker, codes)
     assert view.size_mm == pytest.approx(expected.size_mm)
-    assert np.ma.allequal(view.slice(volume, 7), expected.slice(marker, 7))
+    assert np.ma.allequal(view.section(volume, 7), expected.section(marker, 7))
     assert np.ma.allequal(view.mip(volume, 5, slab_mm=20), expected.mip(marker, 5, slab_mm=20))
     assert view.widest(volume) == expected.widest(marker) == 7
 
@@ -60,9 +60,9 @@ def test_nothing_outside_the_brain_is_shown(head):
     mask, _ = head
     view = figures.AxialView(RAS, mask, margin_mm=5)
     loud = np.where(mask, 1.0, 99.0)
-    for picture in (view.slice(loud, 4), view.mip(loud, 4, slab_mm=12)):
+    for picture in (view.section(loud, 4), view.mip(loud, 4, slab_mm=12)):
         assert picture.max() == 1 and picture.mask.any()
-    assert view.slice(loud, 0).mask.all()
+    assert view.section(loud, 0).mask.all()
 
 
 def test_a_projection_sees_a_vessel_anywhere_in_its_slab_and_none_beyond(head):
@@ -126,7 +126,7 @@ def test_an_outline_encloses_the_lesion_and_an_empty_one_is_not_drawn(head):
     figures.outline(frames[0, 1], view, marker > 0, 3, colour="white")
     assert not frames[0, 1].collections
     points = np.concatenate([path.vertices for path in frames[0, 0].collections[0].get_paths()])
-    row, column = np.argwhere(view.slice(marker, 7).filled(0))[0]
+    row, column = np.argwhere(view.section(marker, 7).filled(0))[0]
     columns_mm, rows_mm = view.centres()
     assert points.mean(axis=0) == pytest.approx((columns_mm[column], rows_mm[row]), abs=0.5)
 
@@ -144,14 +144,14 @@ def test_overlap_tells_agreement_from_either_side(head):
 
 def test_one_window_serves_all_tof_pictures(head):
     view = figures.AxialView(RAS, head[0])
-    pictures = [view.slice(np.full(head[0].shape, value), 4) for value in (1.0, 3.0)]
+    pictures = [view.section(np.full(head[0].shape, value), 4) for value in (1.0, 3.0)]
     assert figures.tof_window(pictures) == (0.0, 3.0)
 
 
 def test_the_colours_of_a_map_end_where_its_values_do_but_never_beyond_its_range(head):
     view = figures.AxialView(RAS, head[0])
     for value, top in ((70.0, 72.0), (500.0, 120.0), (3.0, 48.0)):  # CBF, tenths of 120 ml/100 g/min
-        picture = view.slice(np.full(head[0].shape, value), 4)
+        picture = view.section(np.full(head[0].shape, value), 4)
         assert figures.map_window(MAPS["cbf"], [picture]) == (0.0, top)
 
 

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import nibabel as nib
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Polygon
 from matplotlib.ticker import MaxNLocator
 from nibabel import orientations
@@ -28,7 +30,7 @@ REAL, GENERATED, BOTH = (
     "#E69F00",
     "#FFFFFF",
 )  # blue, orange (Okabe and Ito: safe for the colour-blind), white
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so every machine sets the same text
     "font.size": 7,
     "axes.titlesize": 7,
@@ -51,7 +53,7 @@ STYLE = {
 
 def use_style() -> None:
     """Give all figures one look; called once a notebook."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
 class AxialView:
@@ -81,7 +83,7 @@ class AxialView:
         self._box = tuple(self._extent(axis, margin_mm) for axis in range(2))
         self.size_mm = tuple((self._box[axis].stop - self._box[axis].start) * self._voxel_mm[axis] for axis in range(2))
 
-    def slice(self, volume: np.ndarray, index: int) -> np.ma.MaskedArray:
+    def section(self, volume: np.ndarray, index: int) -> np.ma.MaskedArray:
         """One slice, (rows from front to back, columns from the patient's right to left)."""
         return self._picture(self._turned(volume)[:, :, index], self._mask[:, :, index])
 
@@ -91,7 +93,8 @@ class AxialView:
         slab = slice(max(index - half, 0), index + half + 1)
         brain = self._mask[:, :, slab]
         highest = np.where(brain, self._turned(volume)[:, :, slab], -np.inf).max(axis=2)
-        return self._picture(np.where(brain.any(axis=2), highest, 0), brain.any(axis=2))
+        inside = np.asarray(brain.any(axis=2))
+        return self._picture(np.where(inside, highest, 0), inside)
 
     def level(self, fraction: float) -> int:
         """The slice at a fraction of the brain's height: 0 is its lowest, 1 its highest slice."""
@@ -171,7 +174,7 @@ def image_grid(
     for axis, title in zip(frames[:, 0], rows, strict=True):
         axis.set_ylabel(title, labelpad=3)
     bottom = height_mm - foot - below
-    places = {
+    places: dict[str, list[tuple[float, float, float, float]]] = {
         "right": [(width_mm - right + 2, top + 0.1 * height, 2, 0.8 * height) for top in tops],
         "below": [(left + j * (width + gap) + 0.1 * width, bottom + 1, 0.8 * width, 2) for j in range(len(columns))],
         "none": [],
@@ -207,7 +210,7 @@ def show_map(
     limits: tuple[float, float] | None = None,
 ) -> None:
     """Draw a slice of a perfusion map in its own colours, over its fixed range unless ``limits`` narrow it."""
-    show(axis, view, view.slice(volume, index), colours=entry.colormap, limits=limits or entry.bounds)
+    show(axis, view, view.section(volume, index), colours=entry.colormap, limits=limits or entry.bounds)
 
 
 def tof_window(pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
@@ -229,7 +232,7 @@ def map_window(entry: PerfusionMap, pictures: Sequence[np.ma.MaskedArray]) -> tu
 
 def outline(axis: Axes, view: AxialView, lesion: np.ndarray, index: int, *, colour: str, dashed: bool = False) -> None:
     """Draw the outline of a lesion mask in one slice; nothing where the slice has none."""
-    inside = view.slice(np.asarray(lesion, dtype=float), index).filled(0)
+    inside = view.section(np.asarray(lesion, dtype=float), index).filled(0)
     if inside.any():
         style = (0, (2, 1)) if dashed else "solid"
         axis.contour(*view.centres(), inside, levels=[0.5], colors=[colour], linewidths=0.9, linestyles=[style])
@@ -237,7 +240,7 @@ def outline(axis: Axes, view: AxialView, lesion: np.ndarray, index: int, *, colo
 
 def show_overlap(axis: Axes, view: AxialView, real: np.ndarray, generated: np.ndarray, index: int) -> None:
     """Fill where two lesion masks agree (white), where only the real one (blue) or only the generated (orange) lies."""
-    masks = [view.slice(np.asarray(mask, dtype=float), index).filled(0) > 0 for mask in (real, generated)]
+    masks = [view.section(np.asarray(mask, dtype=float), index).filled(0) > 0 for mask in (real, generated)]
     picture = np.ma.masked_equal(masks[0] + 2 * masks[1], 0)  # 1 real only, 2 generated only, 3 both
     width, height = view.size_mm
     axis.imshow(
@@ -326,8 +329,9 @@ def distributions(metrics: pd.DataFrame, *, label: str, physical: bool) -> Figur
     """
     names = {"ssim": "SSIM", "psnr": "PSNR", "mae": "MAE", "nrmse": "NRMSE"}
     colours = {"gan": GENERATED, "mean-map": "0.6"}
+    layout = ConstrainedLayoutEngine(rect=(0, 5 / 170, 1, 1 - 5 / 170))  # leaves the foot to the source
     figure, frames = plt.subplots(
-        len(names), len(MAPS), figsize=(DOUBLE_MM / INCH, 170 / INCH), sharex=True, layout="constrained"
+        len(names), len(MAPS), figsize=(DOUBLE_MM / INCH, 170 / INCH), sharex=True, layout=layout
     )
     for (i, j), axis in np.ndenumerate(frames):
         metric, entry = list(names)[i], list(MAPS.values())[j]
@@ -341,7 +345,6 @@ def distributions(metrics: pd.DataFrame, *, label: str, physical: bool) -> Figur
         seaborn.despine(ax=axis)
     handles = [Patch(facecolor=colour, edgecolor="black", linewidth=0.4) for colour in colours.values()]
     figure.legend(handles, ["GAN", "training mean map"], loc="outside upper center", ncols=2, frameon=False)
-    figure.get_layout_engine().set(rect=(0, 5 / 170, 1, 1 - 5 / 170))
     sign(figure, label)
     return figure
 
@@ -409,7 +412,7 @@ def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping) -> No
     write_json(Path(folder) / f"{name}.json", {"figure": name, "source": label, **_plain(numbers)})
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Numbers as JSON knows them: no NumPy types, no nan."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}

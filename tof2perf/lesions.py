@@ -43,22 +43,22 @@ def segment(
     Raises:
         ValueError: shapes that differ, or a negative setting.
     """
-    tmax, mask, voxel_mm = np.asarray(tmax), np.asarray(mask, dtype=bool), np.asarray(voxel_mm, dtype=float)
-    if tmax.shape != mask.shape or tmax.ndim != 3 or voxel_mm.shape != (3,):
+    tmax, mask, size_mm = np.asarray(tmax), np.asarray(mask, dtype=bool), np.asarray(voxel_mm, dtype=float)
+    if tmax.shape != mask.shape or tmax.ndim != 3 or size_mm.shape != (3,):
         raise ValueError(
-            f"Tmax of shape {tmax.shape}, mask {mask.shape}, {voxel_mm.size} voxel sizes: "
+            f"Tmax of shape {tmax.shape}, mask {mask.shape}, {size_mm.size} voxel sizes: "
             "give two equal 3D shapes and three sizes"
         )
-    if min(erosion_mm, minimum_ml, smoothing_mm, opening_mm) < 0 or voxel_mm.min() <= 0:
+    if min(erosion_mm, minimum_ml, smoothing_mm, opening_mm) < 0 or size_mm.min() <= 0:
         raise ValueError("a length or volume is negative; give 0 to switch a step off, and positive voxel sizes")
     if smoothing_mm:
-        tmax = _smooth_inside(tmax, mask, smoothing_mm / (2 * math.sqrt(2 * math.log(2))) / voxel_mm)
+        tmax = _smooth_inside(tmax, mask, smoothing_mm / (2 * math.sqrt(2 * math.log(2))) / size_mm)
     lesion = (tmax > threshold_s) & erode(mask, voxel_mm, erosion_mm)
     if opening_mm:
         lesion = dilate(erode(lesion, voxel_mm, opening_mm), voxel_mm, opening_mm) & lesion
     if minimum_ml:
         parts, _ = label(lesion, structure=np.ones((3, 3, 3)))
-        large = np.bincount(parts.ravel()) * voxel_mm.prod() / 1000 >= minimum_ml
+        large = np.bincount(parts.ravel()) * size_mm.prod() / 1000 >= minimum_ml
         large[0] = False  # the background
         lesion = large[parts]
     return lesion
@@ -193,22 +193,22 @@ def summarise(
         ``median``, ``mean``, ``quartile_25``, ``quartile_75``, ``median_low``, ``median_high`` (bootstrap 95 %
         interval). What cannot be computed from so few patients is None.
     """
-    scores, sides = np.asarray(scores, dtype=np.float64), np.asarray(sides)
-    analysed = ~np.isnan(scores)
-    values = scores[analysed]
+    dices = np.asarray(scores, dtype=np.float64)
+    analysed = ~np.isnan(dices)
+    values = dices[analysed]
     low, high = bootstrap_interval(values, rng, statistic=np.median, resamples=resamples)
-    numbers = dict.fromkeys(("median", "mean", "quartile_25", "quartile_75"))
+    numbers: dict[str, float | None] = dict.fromkeys(("median", "mean", "quartile_25", "quartile_75"))
     if values.size:
         numbers["mean"] = values.mean()
         numbers["quartile_25"], numbers["median"], numbers["quartile_75"] = np.percentile(values, [25, 50, 75])
     numbers |= {"median_low": low, "median_high": high}
-    contralateral = analysed & (sides == "contralateral")
+    contralateral = analysed & (np.asarray(sides) == "contralateral")
     return {
-        "patients": scores.size,
+        "patients": dices.size,
         "excluded": int((~analysed).sum()),
         "analysed": int(values.size),
         "contralateral": int(contralateral.sum()),
-        "missed": int(((scores == 0) & ~contralateral).sum()),
+        "missed": int(((dices == 0) & ~contralateral).sum()),
         **{key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()},
     }
 

@@ -1,7 +1,7 @@
 """Similarity of a generated to a real map in two conventions, the baselines, and paired comparisons over patients."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy.ndimage import uniform_filter
@@ -157,14 +157,14 @@ def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = No
     Raises:
         ValueError: no maps, or not one mask a map.
     """
-    total = weight = None
+    total = weight = np.zeros(0)
     for values, mask in zip(maps, masks, strict=True) if masks is not None else ((values, True) for values in maps):
         inside = np.broadcast_to(np.asarray(mask, dtype=bool), values.shape)
-        if total is None:
-            total, weight = np.zeros(values.shape), np.zeros(values.shape, dtype=np.int32)
+        if not total.size:
+            total, weight = np.zeros(values.shape), np.zeros(values.shape)
         total += np.where(inside, values, 0)
         weight += inside
-    if total is None:
+    if not total.size:
         raise ValueError("a mean map needs at least one training map; assign patients to the training split")
     overall = total.sum() / max(weight.sum(), 1)
     return np.where(weight > 0, total / np.maximum(weight, 1), overall).astype(np.float32)
@@ -187,7 +187,11 @@ def mean_value(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float
 
 
 def bootstrap_interval(
-    values: Sequence[float], rng: np.random.Generator, *, statistic=np.mean, resamples: int = 10_000
+    values: Sequence[float] | np.ndarray,
+    rng: np.random.Generator,
+    *,
+    statistic: Callable[..., np.ndarray] = np.mean,
+    resamples: int = 10_000,
 ) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval of ``statistic`` over patients; (nan, nan) for fewer than two.
 
@@ -197,10 +201,10 @@ def bootstrap_interval(
         statistic: function with an ``axis`` argument, for instance ``numpy.median``.
         resamples: number of resamples.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.size < 2:
+    found = np.asarray(values, dtype=np.float64)
+    if found.size < 2:
         return math.nan, math.nan
-    drawn = statistic(values[rng.integers(values.size, size=(resamples, values.size))], axis=1)
+    drawn = statistic(found[rng.integers(found.size, size=(resamples, found.size))], axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
@@ -223,12 +227,11 @@ def paired_difference(
     Raises:
         ValueError: unequal numbers of patients, or a value that is not finite.
     """
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"{first.size} and {second.size} values are not pairs; give one of each for every patient")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+    if len(first) != len(second) or not len(first):
+        raise ValueError(f"{len(first)} and {len(second)} values are not pairs; give one of each for every patient")
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not np.isfinite(difference).all():
         raise ValueError("values that are not finite cannot be compared; look for equal or empty maps")
-    difference = first - second
     low, high = bootstrap_interval(difference, rng, resamples=resamples)
     p = math.nan
     if difference.size > 1:
@@ -239,8 +242,8 @@ def paired_difference(
 def verdict(low: float, high: float, *, patients: int, higher_is_better: bool) -> str:
     """``better`` or ``worse`` only where the interval of the difference excludes zero, else ``not distinguishable``.
 
-    Below six patients it is ``too few patients``: resampling so few gives intervals that are too narrow, and even if all
-    of five patients agree, the two-sided signed-rank test cannot fall below 2 / 2^5 = .06.
+    Below six patients it is ``too few patients``: resampling so few gives intervals that are too narrow, and even if
+    all of five patients agree, the two-sided signed-rank test cannot fall below 2 / 2^5 = .06.
 
     >>> verdict(-0.3, -0.1, patients=20, higher_is_better=False)
     'better'
@@ -260,11 +263,11 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     >>> [round(float(p), 2) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
-    corrected = np.full(p_values.shape, math.nan)
-    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(order.size, 0, -1)), 1.0)
+    found = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(found))
+    order = known[np.argsort(found[known], kind="stable")]
+    corrected = np.full(found.shape, math.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(found[order] * np.arange(order.size, 0, -1)), 1.0)
     return corrected
 
 
