@@ -129,6 +129,10 @@ def ssim(
         raise ValueError(f"SSIM needs 3 voxels along each axis, the volume has {real.shape}; use a finer grid")
     window = min(WINDOW, thinnest - (thinnest + 1) % 2)
     pad = window // 2
+    if mask is not None:  # nothing further from the mask than half a window matters
+        sides = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        box = tuple(slice(max(side[0] - pad, 0), side[-1] + pad + 1) for side in sides)
+        real, generated, mask = real[box], generated[box], mask[box]
     first, halo = (pad, pad) if 0 in axes and mask is None else (0, pad if 0 in axes else 0)
     last = real.shape[0] - first
     inside = tuple(slice(pad, -pad) if axis in axes else slice(None) for axis in (1, 2))
