@@ -37,11 +37,24 @@ def test_too_many_levels_for_a_volume_is_an_error_that_says_so():
         UNetGenerator(levels=5, filters=2)(_random(1, 1, 32, 32, 8))
 
 
-def test_too_small_a_volume_for_the_discriminator_is_an_error_that_says_so():
-    volume = _random(1, 1, 32, 32, 16)
-    with pytest.raises(ValueError, match=r"3 discriminator layers need at least 24 voxels.*use fewer layers"):
-        PatchDiscriminator(filters=2, layers=3)(volume, volume)
-    assert PatchDiscriminator(filters=2, layers=2)(volume, volume).shape == (1, 1, 6, 6, 2)
+def test_volume_too_thin_for_the_discriminator_is_continued_with_background():
+    tof, perfusion = _random(1, 1, 32, 32, 16), _random(1, 1, 32, 32, 16, seed=1)
+    discriminator = PatchDiscriminator(filters=2, layers=3)
+    logits = discriminator(tof, perfusion)
+    thicker = (F.pad(volume, (4, 4), value=-1.0) for volume in (tof, perfusion))
+    assert logits.shape == (1, 1, 2, 2, 1)
+    assert torch.equal(logits, discriminator(*thicker))
+
+
+def test_background_beyond_the_border_changes_nothing_inside_the_first_level():
+    """Zero padding must look like background: at 0, the middle of the TOF's range, it would look like vessels."""
+    generator = UNetGenerator(levels=2, filters=4)
+    tof = _random(1, 1, 8, 8, 8)
+    features = []
+    generator.down[0].register_forward_hook(lambda _, __, output: features.append(output))
+    generator(tof)
+    generator(F.pad(tof, (4, 4, 4, 4, 4, 4), value=-1.0))
+    torch.testing.assert_close(features[0], features[1][:, :, 2:-2, 2:-2, 2:-2])
 
 
 def test_paper_size_halves_to_a_bottleneck_of_2_by_2_by_1_and_back():

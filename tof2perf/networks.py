@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+BACKGROUND = -1.0  # of normalised volumes
 LEAK = 0.2  # slope of LeakyReLU for negative values, as in pix2pix
 EMPTY = -2.0  # the generator's last offset at the start: tanh(-2) = -0.96, the background of every map
 WIDEST = 8  # the number of filters doubles from level to level, up to this multiple of the first
@@ -59,6 +60,7 @@ class UNetGenerator(nn.Module):
             ValueError: a volume too small for the number of levels.
         """
         volume, inside = self._padded(tof)
+        volume = volume - BACKGROUND  # the zeros that convolutions add around a volume then mean background, not vessel
         skips = []
         for down in self.down:
             volume = down(volume)
@@ -94,8 +96,8 @@ class PatchDiscriminator(nn.Module):
 
     Isola et al. 2017 (arXiv:1611.07004), appendix 6.1: ``layers`` convolutions of stride 2, then two of stride 1, all
     4x4x4; with 3 layers each answer sees a patch of 70 voxels a side (or the whole volume). Returns logits: the
-    sigmoid belongs to the loss. Instance normalisation as in the generator, so a batch of several pairs is judged as
-    each pair alone would be.
+    sigmoid belongs to the loss. A volume too thin for the layers is continued with background. Instance normalisation
+    as in the generator, so a batch of several pairs is judged as each pair alone would be.
 
     Args:
         filters: channels of the first convolution; they double per layer up to 8 times as many.
@@ -124,16 +126,11 @@ class PatchDiscriminator(nn.Module):
 
         Returns:
             Logits (batch, 1, x', y', z'), positive where a patch of the map looks real.
-
-        Raises:
-            ValueError: a volume too small for the number of layers.
         """
-        if min(tof.shape[2:]) < 3 * 2**self.layers:
-            raise ValueError(
-                f"{self.layers} discriminator layers need at least {3 * 2**self.layers} voxels along each axis, "
-                f"the volume has {tuple(tof.shape[2:])}: use fewer layers"
-            )
-        volume = torch.cat([tof, perfusion], dim=1)
+        volume = torch.cat([tof, perfusion], dim=1) - BACKGROUND
+        lacking = [max(0, 3 * 2**self.layers - length) for length in reversed(volume.shape[2:])]
+        if any(lacking):
+            volume = F.pad(volume, [width for lack in lacking for width in (lack // 2, lack - lack // 2)])
         for down in self.down:
             volume = down(volume)
         return self.output(self.wide(volume))

@@ -5,7 +5,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -24,14 +23,6 @@ from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
 SCHEDULES = ("constant", "linear", "cosine")
 CRITERIA = {"mae": ("validation_mae", 1), "ssim": ("validation_ssim", -1)}  # column of the history, sign to minimise
-DEFAULTS = {  # of the settings that a profile may leave out
-    "initial_spread": 0.02,
-    "ssim_window": "uniform",
-    "schedule": "constant",
-    "decay_from": 0.5,
-    "criterion": "mae",
-    "device": "cpu",
-}
 LOSSES = ("discriminator", "adversarial", "l1", "ssim", "generator")
 
 
@@ -173,7 +164,6 @@ def train(
     """
     get_map(map_name)
     folder, model_folder = Path(folder), Path(model_folder)
-    training = SimpleNamespace(**DEFAULTS | _plain(training))
     device = choose_device(training.device)
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
     held_out = PairDataset(folder, participants(folder, "validation"), map_name)
@@ -185,7 +175,7 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "network": _plain(network),
-        "training": vars(training),
+        "training": _plain(training),
         "data": pairs.fingerprint(),
         "initialised_from": _start_from(model, initialise_from) if initialise_from else None,
     }
