@@ -7,7 +7,7 @@ Values = TypeVar("Values")  # numpy array or torch tensor
 
 # TOF intensities have no unit. Preprocessing divides each TOF by the median of its own brain, so that parenchyma lies
 # near 1 and inflowing blood near 2 to 3; this range (in medians) is mapped to [-1, 1]. Assumption, the same for all.
-TOF_BOUNDS = (0.0, 5.0)
+TOF_BOUNDS = (0.4, 2.4)
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,17 @@ class TrainingProfile:
 
     generator_rate: float
     discriminator_rate: float
-    betas: tuple[float, float]
+    betas: tuple[float, float]  # of Adam
+    schedule: str  # of both rates: constant, linear or cosine
+    decay_from: float  # share of the epochs after which the rates fall
     adversarial_weight: float
     l1_weight: float
     ssim_weight: float
-    flip: bool
+    ssim_window: str  # uniform or gaussian
+    initial_spread: float  # standard deviation of the initial weights
+    flip: bool  # mirror half of the patients left to right
+    criterion: str  # best epoch on the validation split by mae or ssim
+    device: str  # auto, cpu, cuda or mps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Compare what the pipeline found with what the phantom knows, for every patient of a profile; prints one table.
+
+Run after the cohorts are preprocessed: ``make truth``. Nothing else outside the tests reads the truth.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tof2perf import cohort as files
+from tof2perf.lesions import dice
+from tof2perf.profiles import load_profile
+from tof2perf.skullstrip import choose_method, strip_skull
+
+
+def main() -> None:
+    """Print mean, SD and worst patient of every comparison, by cohort."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--root", type=Path, default=Path("."))
+    arguments = parser.parse_args()
+    profile = load_profile(arguments.profile)
+    here = files.Workspace(profile.name, arguments.root)
+    for name in profile.cohorts:
+        folder, done = here.cohort(name), here.preprocessed(name)
+        patients = files.read_participants(folder).index
+        rows = [compare(folder, done, patient, method=profile.preprocessing.skull_strip) for patient in patients]
+        table = pd.DataFrame(rows).agg(["mean", "std", "min", "max"]).T.round(3)
+        print(f"\n{name}, {here.label(name)}, {len(patients)} patients\n{table.to_string()}")
+
+
+def compare(folder: Path, done: Path, patient: str, *, method: str) -> dict[str, float]:
+    """Errors of one patient.
+
+    Returns:
+        Movement between the scans and what co-registration left of it (mm, mean over the brain); Dice of the skull
+        strip; CBF and CBV found over true, and delay found minus true (s), in healthy grey and white matter.
+    """
+
+    def volume(path: Path) -> np.ndarray:
+        return files.read_volume(path).get_fdata(dtype=np.float32)
+
+    tof = files.read_volume(files.tof_path(folder, patient))
+    brain = volume(files.truth_path(folder, patient, "brain")) > 0
+    found = json.loads((done / f"{patient}_qc.json").read_text(encoding="utf-8"))["tof_to_dsc_mm"]
+    motion = json.loads(files.truth_path(folder, patient, "motion").read_text(encoding="utf-8"))["tof_to_dsc_mm"]
+    points = np.argwhere(brain)[::97] @ tof.affine[:3, :3].T + tof.affine[:3, 3]
+    paths = {"tof": files.tof_path(folder, patient)}
+    stripped = strip_skull(tof, method=choose_method(method, paths), given=None, source=paths["tof"])
+
+    maps = {name: volume(files.map_path(folder, patient, name)) for name in ("cbf", "cbv", "tmax")}
+    truth = {
+        name: volume(files.truth_path(folder, patient, name)) for name in ("cbf", "cbv", "tmax", "delay", "supply")
+    }
+    healthy = (truth["cbf"] > 12) & (truth["supply"] > 0.97) & (maps["cbf"] > 0)
+    # The AIF is not measured at the inlet of the tree: a constant offset of delays is no error, its spread is.
+    late = (maps["tmax"] - truth["delay"])[healthy]
+    return {
+        "motion_mm": displacement(points, np.array(motion), np.eye(4)),
+        "registration_error_mm": displacement(points, np.array(motion), np.array(found)),
+        "brain_dice": dice(stripped, brain),
+        "cbf_ratio": float(maps["cbf"][healthy].mean() / truth["cbf"][healthy].mean()),
+        "cbv_ratio": float(maps["cbv"][healthy].mean() / truth["cbv"][healthy].mean()),
+        "cbf_correlation": float(np.corrcoef(maps["cbf"][healthy], truth["cbf"][healthy])[0, 1]),
+        "tmax_minus_delay_s": float(late.mean()),
+        "tmax_minus_delay_sd_s": float(late.std()),
+        "lesion_dice": lesion_dice(maps["tmax"], truth["tmax"], (truth["cbf"] > 2) & (maps["cbf"] > 0)),
+    }
+
+
+def displacement(points: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
+    """Mean distance (mm) between where two transforms (4, 4) put points (n, 3)."""
+    difference = one - other
+    return float(np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean())
+
+
+def lesion_dice(found: np.ndarray, true: np.ndarray, inside: np.ndarray) -> float:
+    """Dice of measured and true Tmax > 6 s; NaN where the truth has no lesion of a ml or so."""
+    lesion = (true > 6.0) & inside
+    return dice((found > 6.0) & inside, lesion) if lesion.sum() > 20 else float("nan")
+
+
+if __name__ == "__main__":
+    main()
