@@ -89,7 +89,7 @@ PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test verify status lint lock lab clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test verify status lint lock lab truth clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -139,6 +139,9 @@ status: | environment  ## every step: fresh, stale and why, missing or failed
 
 verify: | environment  ## compare the tables with results/reference/PROFILE
 	@$(PYTHON) -m tof2perf.verification $(RESULTS) results/reference/$(PROFILE)
+
+truth: | environment  ## what the pipeline found beside what the phantom knows, for simulated cohorts
+	@$(PYTHON) tests/truth_report.py --profile $(PROFILE) --root $(ROOT)
 
 lab: | environment  ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks

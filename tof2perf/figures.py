@@ -338,7 +338,7 @@ def distributions(metrics: pd.DataFrame, *, label: str, physical: bool) -> Figur
         shown = {"data": metrics[metrics["map"] == entry.name], "x": "cohort", "y": metric, "hue": "predictor"}
         shown |= {"order": list(metrics.cohort.unique()), "hue_order": list(colours), "palette": colours, "ax": axis}
         seaborn.boxplot(**shown, width=0.7, gap=0.15, fliersize=0, linewidth=0.6, saturation=1, legend=False)
-        seaborn.stripplot(**shown, dodge=True, size=2, jitter=0.18, linewidth=0.3, edgecolor="black", legend=False)
+        seaborn.stripplot(**shown, dodge=True, size=2, jitter=False, linewidth=0.3, edgecolor="black", legend=False)
         unit = {"psnr": " (dB)", "mae": f" ({entry.unit})" if physical else ""}.get(metric, "")
         axis.set(xlabel="", ylabel=names[metric] + unit if j == 0 or (metric == "mae" and physical) else "")
         axis.set_title(entry.label if i == 0 else "")
