@@ -8,6 +8,7 @@ import torch
 
 from tof2perf.cohort import CohortError, preprocessed_path, write_volume
 from tof2perf.dataset import PairDataset, left_right_axis, load_pair
+from tof2perf.maps import TOF_BOUNDS
 
 SHAPE = (6, 5, 4)
 LPS = np.diag([-2.0, -2.0, 2.0, 1.0])
@@ -16,7 +17,7 @@ SAGITTAL = np.array([[0, 0, 2.0, 0], [2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1
 
 def _write(folder: Path, patient: str, rng: np.random.Generator, *, affine=LPS, shape=SHAPE, **volumes) -> None:
     content = {
-        "tof": rng.uniform(0, 6, shape),
+        "tof": rng.uniform(*TOF_BOUNDS, shape),
         "tmax": rng.uniform(0, 25, shape),
         "mask": rng.uniform(size=shape) > 0.3,
     } | volumes
@@ -33,13 +34,13 @@ def cohort(tmp_path, rng):
 
 def test_volumes_are_scaled_by_fixed_ranges_and_not_by_their_own_extremes(tmp_path, rng):
     tof, tmax = np.zeros(SHAPE), np.zeros(SHAPE)
-    tof[0, 0, 0], tmax[0, 0, 0] = 2.5, 10.0  # the middle of both ranges
+    tof[0, 0, 0], tmax[0, 0, 0] = sum(TOF_BOUNDS) / 2, 10.0  # the middle of both ranges
     tof[1, 0, 0], tmax[1, 0, 0] = 9.0, 99.0  # beyond them: clipped
     _write(tmp_path, "sub-0001", rng, tof=tof, tmax=tmax)
     for volume in PairDataset(tmp_path, ["sub-0001"], "tmax")[0]:
         assert volume.shape == (1, *SHAPE)
         assert volume.dtype == torch.float32
-        assert volume[0, 0, 0, 0] == 0.0
+        assert volume[0, 0, 0, 0] == pytest.approx(0.0, abs=1e-6)
         assert volume[0, 1, 0, 0] == 1.0
         assert volume[0, 2, 0, 0] == -1.0
 
