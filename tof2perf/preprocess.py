@@ -76,7 +76,7 @@ def preprocess_patient(
 
     Writes ``tof`` (in medians of the patient's own brain), ``mask`` and the maps (physical units). All are 0 outside
     the mask, which holds the voxels that are brain in the TOF and covered by the maps. The quality control is written
-    last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4), and marks a patient as complete.
+    last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4, to a nanometre), and marks a patient as complete.
 
     Args:
         cohort_folder: BIDS folder to read.
@@ -137,7 +137,7 @@ def preprocess_patient(
         "mutual_information": round(information, 4),
         "coverage": round(coverage, 4),
     }
-    details = {"tof_to_dsc_mm": motion.tolist(), "digest": digest}
+    details = {"tof_to_dsc_mm": np.round(motion, 6).tolist(), "digest": digest}
     cohort.write_json(record, {"participant_id": patient, **quality, **details})
     return quality
 
