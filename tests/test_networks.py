@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tof2perf.networks import PatchDiscriminator, UNetGenerator, UpConvolution, layer_shapes
+from tof2perf.networks import PairConvolution, PatchDiscriminator, UNetGenerator, UpConvolution, layer_shapes
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -166,3 +166,10 @@ def test_interleaved_up_convolution_equals_the_transposed_convolution(shape):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_convolution_of_a_pair_equals_that_of_two_channels():
+    layer = PairConvolution(3).double()
+    first, second = _random(2, 1, 6, 8, 4).double(), _random(2, 1, 6, 8, 4, seed=1).double()
+    reference = F.conv3d(torch.cat([first, second], dim=1), layer.weight, layer.bias, stride=2, padding=1)
+    torch.testing.assert_close(layer(first, second), reference, rtol=1e-12, atol=1e-12)

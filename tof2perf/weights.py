@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ class WeightsError(ValueError):
     """A file of weights that cannot be used; the message names the file and what is wrong, in one line."""
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> None:
     """Write tensors and a JSON-serialisable header in one file, atomically; equal content gives equal bytes."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**header, "sha256": _digest(content)}, allow_nan=False)
@@ -47,20 +48,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, header
 
 
-def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``state`` with every name behind ``prefix/``, to keep several networks in one file."""
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 
-def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverse of :func:`prefixed`: what lies behind ``prefix/``."""
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
