@@ -168,8 +168,19 @@ def test_interleaved_up_convolution_equals_the_transposed_convolution(shape):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_convolution_of_a_pair_equals_that_of_two_channels():
+def test_convolution_of_a_pair_equals_that_of_two_channels_and_so_do_its_gradients():
     layer = PairConvolution(3).double()
     first, second = _random(2, 1, 6, 8, 4).double(), _random(2, 1, 6, 8, 4, seed=1).double()
     reference = F.conv3d(torch.cat([first, second], dim=1), layer.weight, layer.bias, stride=2, padding=1)
     torch.testing.assert_close(layer(first, second), reference, rtol=1e-12, atol=1e-12)
+
+    inputs = (second.requires_grad_(True), layer.weight, layer.bias)
+    reference = F.conv3d(torch.cat([first, second], dim=1), layer.weight, layer.bias, stride=2, padding=1)
+    torch.testing.assert_close(layer(first, second), reference, rtol=1e-12, atol=1e-12)
+    pull = torch.rand(reference.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad((layer(first, second) * pull).sum(), inputs),
+        torch.autograd.grad((reference * pull).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

@@ -175,16 +175,18 @@ class Up(nn.Module):
 class PairConvolution(nn.Conv3d):
     """4x4x4 convolution of stride 2 over a pair of one-channel volumes, as if they were the channels of one.
 
-    At full resolution the gradient for the input would cost more than the rest of the discriminator. Taken apart, the
-    first volume (the TOF, which nobody changes) needs none, and the second goes through a dense 2x2x2 convolution: its
-    voxels are sorted by their place in blocks of 2x2x2 into 8 channels, the weights likewise. Same weights, same result
-    (to rounding).
+    Where the generator learns through the discriminator, the usual gradient for two channels at full resolution costs
+    more than all other layers of the discriminator. Taken apart, the first volume (the TOF, which nobody changes) needs
+    none, and the second goes through a dense 2x2x2 convolution: its voxels are sorted by their place in blocks of 2x2x2
+    into 8 channels, the weights likewise. Same weights, same result (to rounding), a third of the time.
     """
 
     def __init__(self, filters: int) -> None:
         super().__init__(2, filters, kernel_size=4, stride=2, padding=1)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        if not second.requires_grad:
+            return super().forward(torch.cat([first, second], dim=1))
         response = F.conv3d(first, self.weight[:, :1], self.bias, stride=2, padding=1)
         filters = self.weight.shape[0]
         # Tap k = 2 a + p of an output voxel i meets voxel p of block i + a of the padded volume.
