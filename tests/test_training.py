@@ -213,8 +213,12 @@ def test_unknown_schedule_criterion_and_map_are_named(cohort, tmp_path):
         _train(cohort, tmp_path / "model", schedule="step")
     with pytest.raises(ValueError, match="unknown criterion 'luck': choose one of mae, ssim"):
         _train(cohort, tmp_path / "model", criterion="luck")
+    with pytest.raises(ValueError, match="unknown ssim_window 'box': choose one of uniform, gaussian"):
+        _train(cohort, tmp_path / "model", ssim_window="box")
     with pytest.raises(ValueError, match="unknown map 'adc'"):
         _train(cohort, tmp_path / "model", map_name="adc")
+    with pytest.raises(ValueError, match="cannot train for 0 epochs"):
+        _train(cohort, tmp_path / "model", epochs=0)
     assert not (tmp_path / "model").exists()
 
 

@@ -129,5 +129,5 @@ class PairDataset:
         for patient, *volumes in zip(self.patients, self.tofs, self.targets, self.masks, strict=True):
             digest.update(patient.encode())
             for volume in volumes:
-                digest.update(volume.numpy())
+                digest.update(volume.numpy().data)
         return digest.hexdigest()

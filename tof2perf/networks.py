@@ -184,7 +184,7 @@ class PairConvolution(nn.Conv3d):
     def __init__(self, filters: int) -> None:
         super().__init__(2, filters, kernel_size=4, stride=2, padding=1)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
         if not second.requires_grad:
             return super().forward(torch.cat([first, second], dim=1))
         response = F.conv3d(first, self.weight[:, :1], self.bias, stride=2, padding=1)
@@ -208,10 +208,12 @@ class UpConvolution(nn.ConvTranspose3d):
     algorithm has a single one: the generator's last layer takes a third of the time.
     """
 
+    bias: Tensor
+
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__(channels, filters, kernel_size=4, stride=2, padding=1)
 
-    def forward(self, volume: Tensor) -> Tensor:
+    def forward(self, volume: Tensor) -> Tensor:  # type: ignore[override]
         channels, filters = self.weight.shape[:2]
         # Output voxel 2j - 1 + p lies between input voxels j - 1 and j and takes their taps k = 2 (1 - a) + p, where
         # a = 0 is voxel j - 1 and p its place in the pair (2j - 1, 2j): hence each axis of 4 splits into (2, 2).
@@ -223,7 +225,7 @@ class UpConvolution(nn.ConvTranspose3d):
         return pairs.reshape(batch, filters, 2 * nx, 2 * ny, 2 * nz)[..., 1:-1, 1:-1, 1:-1]
 
 
-def layer_shapes(network: nn.Module, *inputs: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+def layer_shapes(network: UNetGenerator | PatchDiscriminator, *inputs: Tensor) -> list[tuple[str, tuple[int, ...]]]:
     """Run a network once and read the shape that leaves each of its blocks.
 
     Args:
@@ -258,4 +260,5 @@ def _draw_weights(network: nn.Module, generator: torch.Generator | None, spread:
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.normal_(module.weight, 0.0, spread, generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from tof2perf.cohort import participants, write_table, write_text
 from tof2perf.dataset import PairDataset
-from tof2perf.losses import adversarial, l1, ssim
+from tof2perf.losses import SSIM_WINDOWS, adversarial, l1, ssim
 from tof2perf.maps import get_map
 from tof2perf.networks import PatchDiscriminator, UNetGenerator
 from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_tensors
@@ -160,9 +160,10 @@ def train(
     Raises:
         TrainingError: unusable checkpoint or starting weights, or a loss that is not finite.
         CohortError: missing or bad files.
-        ValueError: unknown map.
+        ValueError: unknown map or setting.
     """
     get_map(map_name)
+    _check_settings(training, epochs)
     folder, model_folder = Path(folder), Path(model_folder)
     device = choose_device(training.device)
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
@@ -239,9 +240,9 @@ def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, dev
     errors, similarities = [], []
     generator.eval()
     with torch.no_grad():
-        for (tof, target), mask in zip(pairs, pairs.masks, strict=True):
-            target = target.to(device)
-            generated = generator(tof.to(device)[None])[0]
+        for index, mask in enumerate(pairs.masks):
+            tof, target = (volume.to(device) for volume in pairs[index])
+            generated = generator(tof[None])[0]
             error = (generated - target)[mask.to(device)].abs().mean() * (high - low) / 2
             errors.append(error.item())
             similarities.append(ssim(generated[None], target[None], data_range=2.0).item())
@@ -253,7 +254,7 @@ def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, dev
 
 
 def _adam(network: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=tuple(betas), fused=True)
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=(betas[0], betas[1]), fused=True)
 
 
 def choose_device(name: str) -> torch.device:
@@ -285,14 +286,9 @@ def rate_factor(schedule: str, *, decay_from: float, epoch: int, epochs: int) ->
         epoch: counted from 1.
         epochs: of the whole training.
 
-    Raises:
-        ValueError: unknown schedule.
-
     >>> [rate_factor("linear", decay_from=0.5, epoch=epoch, epochs=4) for epoch in (1, 2, 3, 4)]
     [1.0, 1.0, 1.0, 0.5]
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule '{schedule}': choose one of {', '.join(SCHEDULES)}")
     done = (epoch - 1) / epochs
     if schedule == "constant" or done <= decay_from:
         return 1.0
@@ -301,15 +297,18 @@ def rate_factor(schedule: str, *, decay_from: float, epoch: int, epochs: int) ->
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], criterion: str) -> int:
-    """The epoch, counted from 1, that is best on the validation split; the first of equals.
-
-    Raises:
-        ValueError: unknown criterion.
-    """
-    if criterion not in CRITERIA:
-        raise ValueError(f"unknown criterion '{criterion}': choose one of {', '.join(CRITERIA)}")
+    """The epoch, counted from 1, that is best on the validation split; the first of equals."""
     column, sign = CRITERIA[criterion]
-    return min(history, key=lambda row: sign * row[column])["epoch"]
+    return int(min(history, key=lambda row: sign * row[column])["epoch"])
+
+
+def _check_settings(training: Any, epochs: int) -> None:
+    """Refuse now what would fail only after an epoch."""
+    for name, known in (("schedule", SCHEDULES), ("criterion", CRITERIA), ("ssim_window", SSIM_WINDOWS)):
+        if getattr(training, name) not in known:
+            raise ValueError(f"unknown {name} '{getattr(training, name)}': choose one of {', '.join(known)}")
+    if epochs < 1:
+        raise ValueError(f"cannot train for {epochs} epochs: give at least 1")
 
 
 def _check(values: Mapping[str, float], where: str, checkpoint: Path) -> None:
