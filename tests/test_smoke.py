@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -97,15 +96,11 @@ def test_nothing_is_left_half_written(paper):
     assert not [path for path in root.rglob("*") if ".part" in path.name or path.suffix == ".started"]
 
 
-def test_a_second_make_does_nothing_and_is_quick(copy, paper):
+def test_a_second_make_does_nothing(copy, paper):
     make(copy, "paper")  # files hashed while they were young are looked at once more
     before, manifest = stamps(paper), (paper / "manifest.json").stat().st_mtime_ns
-    began = time.monotonic()
-    done = make(copy, "paper")
-    seconds = time.monotonic() - began
-    assert started(done) == set()
+    assert started(make(copy, "paper")) == set()
     assert stamps(paper) == before and (paper / "manifest.json").stat().st_mtime_ns == manifest
-    assert seconds < 10  # under 2 s on an idle machine; tests share theirs
 
 
 def test_touched_times_rerun_nothing(copy, paper):
