@@ -20,7 +20,7 @@ RUN :=
 # An active environment serves if it was made for this project; else .venv is made here.
 ACTIVE := $(firstword $(foreach env,$(VIRTUAL_ENV) $(CONDA_PREFIX),$(if \
             $(wildcard $(env)/lib/python3*/site-packages/tof2perf-*.dist-info),$(env))))
-## PYTHON=         interpreter with the packages of requirements.lock
+## PYTHON=         interpreter with the packages of requirements-lock.txt
 PYTHON ?= $(if $(ACTIVE),$(ACTIVE)/bin/python,.venv/bin/python)
 
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
@@ -162,26 +162,26 @@ help:  ## this list
 # --- the environment --------------------------------------------------------------------------------------------------
 .PHONY: environment
 ifeq ($(PYTHON),.venv/bin/python)
-environment: | .venv/requirements.lock
+environment: | .venv/requirements-lock.txt
 else
 environment: ;
 endif
 
 # What was installed is remembered as a copy of the lock file, so a new lock is noticed whatever the clocks say.
-.venv/requirements.lock: $(if $(shell cmp -s requirements.lock .venv/requirements.lock || echo differs),FORCE)
+.venv/requirements-lock.txt: $(if $(shell cmp -s requirements-lock.txt .venv/requirements-lock.txt || echo differs),FORCE)
 	@base=; for name in python3.11 python3 python3.13 python3.12; do \
 	    if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then base=$$name; break; fi; done; \
 	if [ -z "$$base" ]; then echo "Python 3.11 or newer is needed, as python3 on the PATH" >&2; exit 1; fi; \
-	echo "installing requirements.lock into .venv with $$base: some minutes, once"; \
+	echo "installing requirements-lock.txt into .venv with $$base: some minutes, once"; \
 	{ [ -x .venv/bin/python ] || $$base -m venv .venv; } && \
-	.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock && \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements-lock.txt && \
 	.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e . && \
-	cp requirements.lock $@
+	cp requirements-lock.txt $@
 
 # appnope is what IPython's kernel adds on macOS; everything else in the lock is the same on Linux and macOS.
 TORCH := 2.13.0
 APPNOPE := 0.1.4
-lock:  ## take the newest versions that fit pyproject.toml into requirements.lock
+lock:  ## take the newest versions that fit pyproject.toml into requirements-lock.txt
 	rm -rf .venv.new
 	python3 -m venv .venv.new
 	.venv.new/bin/python -m pip install -qq torch==$(TORCH) setuptools
@@ -189,6 +189,6 @@ lock:  ## take the newest versions that fit pyproject.toml into requirements.loc
 	{ echo '# Exact versions of everything, written by `make lock`; .venv and environment.yml both install from this file.'; \
 	  echo '# What torch adds for NVIDIA GPUs on Linux it pins exactly itself.'; \
 	  { .venv.new/bin/python -m pip freeze -qq --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; \
-	    echo 'appnope==$(APPNOPE) ; sys_platform == "darwin"'; } | LC_ALL=C sort -f; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	    echo 'appnope==$(APPNOPE) ; sys_platform == "darwin"'; } | LC_ALL=C sort -f; } > requirements-lock.txt.new
+	mv requirements-lock.txt.new requirements-lock.txt
 	rm -rf .venv.new

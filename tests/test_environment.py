@@ -16,7 +16,7 @@ ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
 
 def locked() -> dict[str, str]:
     """Normalised name -> the rest of its line in the lock file."""
-    lines = [line for line in (REPOSITORY / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in (REPOSITORY / "requirements-lock.txt").read_text().splitlines() if not line.startswith("#")]
     pairs = (re.fullmatch(r"([\w.-]+)(==.+)", line).groups() for line in lines)
     return {normal(name): rest for name, rest in pairs}
 
@@ -61,8 +61,8 @@ def test_conda_and_the_makefile_install_the_same_lock():
     pip = next(entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))
     assert sorted(re.match(r"\w+", entry).group() for entry in conda) == ["make", "pip", "python"]
     assert "python=3.11" in conda and "make>=4.3" in conda
-    assert pip == ["-r requirements.lock", "-e ."]
-    assert "install -qq --disable-pip-version-check -r requirements.lock" in (REPOSITORY / "Makefile").read_text()
+    assert pip == ["-r requirements-lock.txt", "-e ."]
+    assert "install -qq --disable-pip-version-check -r requirements-lock.txt" in (REPOSITORY / "Makefile").read_text()
 
 
 def test_an_unknown_profile_is_one_line_that_names_the_known_ones():

@@ -109,7 +109,7 @@ def place(tmp_path):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", sources)
     (tmp_path / "notebooks" / "profiles").mkdir()
     (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text(PROFILE)
-    (tmp_path / "requirements.lock").write_text("numpy==1\n")
+    (tmp_path / "requirements-lock.txt").write_text("numpy==1\n")
     forget()
     yield Place(tmp_path, tmp_path, "tiny", "tiny")
     forget()
@@ -247,8 +247,8 @@ def test_code_reruns_a_notebook_and_prose_only_renews_its_text(place, ran):
 def test_the_lock_file_reruns_everything(place, ran):
     make(place)
     ran.clear()
-    (place.repository / "requirements.lock").write_text("numpy==2\n")
-    assert reason(place, "train-acute") == "requirements.lock changed"
+    (place.repository / "requirements-lock.txt").write_text("numpy==2\n")
+    assert reason(place, "train-acute") == "requirements-lock.txt changed"
     make(place)
     assert ran == [step.name for step in PLAN[:2]] + [step.name for step in PLAN[2:]]
 

@@ -203,7 +203,7 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
     modules = fingerprints.module_files(trees, place.repository)
     chains = fingerprints.profile_keys(trees, notebook.parameters | parameters)
     profile_file = place.repository / "notebooks" / "profiles" / f"{place.profile}.yaml"
-    lock = place.repository / "requirements.lock"
+    lock = place.repository / "requirements-lock.txt"
     files = look_all(files_under(step.inputs, place.repository), place.repository, known_files)
     hashes = {
         "cells": fingerprints.code_cells(notebook),
@@ -237,7 +237,7 @@ def difference(old: dict, new: dict) -> str:
             changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             return phrase.format(", ".join(changed[:3]) + more)
-    return "requirements.lock changed" if old.get("lock") != new["lock"] else ""
+    return "requirements-lock.txt changed" if old.get("lock") != new["lock"] else ""
 
 
 def judge(step: Step, place: Place) -> Verdict:
@@ -531,7 +531,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a table has seen enough
         sys.stderr.close()
     except ModuleNotFoundError as error:
-        print(f"{sys.executable} lacks {error.name}: install requirements.lock into it", file=sys.stderr)
+        print(f"{sys.executable} lacks {error.name}: install requirements-lock.txt into it", file=sys.stderr)
         return 1
     except (NotebookError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
