@@ -16,7 +16,8 @@ ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
 
 def locked() -> dict[str, str]:
     """Normalised name -> the rest of its line in the lock file."""
-    lines = [line for line in (REPOSITORY / "requirements-lock.txt").read_text().splitlines() if not line.startswith("#")]
+    text = (REPOSITORY / "requirements-lock.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
     pairs = (re.fullmatch(r"([\w.-]+)(==.+)", line).groups() for line in lines)
     return {normal(name): rest for name, rest in pairs}
 
