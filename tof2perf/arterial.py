@@ -10,8 +10,10 @@ def find_aif(
 
     Of the curves with the largest 10 % of areas the roughest 25 % are dropped; the rest, scaled to unit area, are
     grouped by k-means and the group whose mean curve has the smallest first moment is grouped and chosen from once
-    more. Roughness, the energy of the second difference, is taken outside the bolus: inside it the sharpest curves,
-    which are the arteries, would be called rough when there is little noise (a departure from the paper).
+    more. Two departures from the paper: roughness, the energy of the second difference, is taken outside the bolus,
+    since inside it the sharpest curves, which are the arteries, would be called rough when there is little noise; and
+    area and first moment are those of the first passage, since an offset that head motion leaves in the late frames
+    would decide otherwise.
 
     Args:
         concentration: (..., time) in 1/s.
@@ -26,8 +28,10 @@ def find_aif(
     shape, frames = concentration.shape[:-1], concentration.shape[-1]
     curves = concentration.reshape(-1, frames)
     members = np.arange(len(curves)) if mask is None else np.flatnonzero(np.broadcast_to(mask, shape))
-    area = curves[members].sum(axis=1)
-    members, area = members[area > 0], area[area > 0]
+    passage = _passage_end(curves[members].mean(axis=0))
+    area = curves[members, :passage].sum(axis=1)
+    positive = (area > 0) & (curves[members].sum(axis=1) > 0)
+    members, area = members[positive], area[positive]
     if not members.size:
         raise ValueError("no curve has a positive area, so none can be arterial: check the mask and the bolus")
     large = area >= np.quantile(area, 0.9)
@@ -41,7 +45,8 @@ def find_aif(
             break  # groups of one or two curves would be the noise of those voxels
         groups = _group(unit, clusters, tr)
         sizes = np.bincount(groups)
-        moment = {g: _first_moment(unit[groups == g].mean(axis=0)[None], tr)[0] for g in np.flatnonzero(sizes >= 3)}
+        mean = {g: unit[groups == g].mean(axis=0)[None, :passage] for g in np.flatnonzero(sizes >= 3)}
+        moment = {g: _first_moment(curve, tr)[0] for g, curve in mean.items()}
         earliest = groups == min(moment, key=lambda g: moment[g])
         members, unit = members[earliest], unit[earliest]
     chosen = np.zeros(len(curves), dtype=bool)
@@ -82,6 +87,13 @@ def _group(curves, clusters, tr):
         for group in np.unique(labels):
             centres[group] = curves[labels == group].mean(axis=0)
     return labels
+
+
+def _passage_end(curve):
+    """Frame at which a mean curve (time,) has fallen to 30 % of its peak (assumption); its length if it never does."""
+    top = int(curve.argmax())
+    low = np.flatnonzero(curve[top:] < 0.3 * curve[top])
+    return top + int(low[0]) if low.size else len(curve)
 
 
 def _quiet(curve, tr):

@@ -79,13 +79,20 @@ def perfusion_maps(
         if not chosen.any():
             raise ValueError("aif marks no voxel inside the mask: mark at least one arterial voxel")
         aif = curves[chosen].mean(axis=0)
-    result = deconvolve(curves, aif, tr, method=method, **options)
+    return maps_of_curves(curves, aif, tr, mask=mask, method=method, **options)
+
+
+def maps_of_curves(
+    concentration: np.ndarray, aif: np.ndarray, tr: float, *, mask: np.ndarray, method: str = "bcsvd", **options: Any
+) -> dict[str, np.ndarray]:
+    """As :func:`perfusion_maps`, from concentrations (curves, time) of the mask's voxels and an AIF (time,) in 1/s."""
+    result = deconvolve(concentration, aif, tr, method=method, **options)
     found = {
         "tmax": np.clip(result.delay, 0, get_map("tmax").bounds[1]),
         "cbf": np.maximum(result.cbf, 0),
         "cbv": np.maximum(result.cbv, 0),
         "mtt": np.clip(result.mtt, 0, get_map("mtt").bounds[1]),
-        "ttp": np.clip(time_to_peak(curves, aif, tr), 0, get_map("ttp").bounds[1]),
+        "ttp": np.clip(time_to_peak(concentration, aif, tr), 0, get_map("ttp").bounds[1]),
     }
     maps = {}
     for name, values in found.items():

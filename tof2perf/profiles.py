@@ -16,16 +16,41 @@ class ProfileError(ValueError):
 
 
 @dataclass(frozen=True)
+class DiseaseProfile:
+    """Distributions from which the phantom draws a patient's disease of the arteries; laptop.yaml has their sources."""
+
+    course: str  # acute, or chronic: vessels have had years to widen
+    sites: dict[str, float]  # share of the patients by site of the first lesion; "none" for no lesion
+    bilateral: float  # share of the patients with a lesion on the other side as well
+    occluded: float  # share of the lesions that are occlusions; the others are stenoses
+    stenosis: tuple[float, float]  # range of their narrowing of the diameter, 0 to 1
+    hypoperfused_ml: dict[str, float]  # median volume of tissue with Tmax above 6 s, by site
+    hypoperfused_spread: float  # standard deviation of its logarithm
+    good_collaterals: float  # share of the patients whose collaterals prevent a deficit
+
+
+@dataclass(frozen=True)
+class PerfusionProfile:
+    """How the DSC series of a cohort become maps."""
+
+    method: str  # bcsvd, osvd or parametric
+    aif: str  # automatic, or contralateral M2: in voxels of that artery, as a rater would place it
+    motion_correction: bool
+
+
+@dataclass(frozen=True)
 class CohortProfile:
-    """Patients, disease and DSC protocol of one simulated cohort."""
+    """Patients, disease, DSC protocol and perfusion analysis of one simulated cohort."""
 
     train: int
     validation: int
     test: int
-    disease: str  # "occlusion" (acute) or "stenosis" (chronic): which scenarios the phantom draws
     repetition_time_s: float
     echo_time_s: float
     frames: int
+    head_moves: float  # mean number of head movements during the series, after the contrast agent is injected
+    perfusion: PerfusionProfile
+    disease: DiseaseProfile
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,8 @@ class PhantomProfile:
     branching_points: int  # tissue points the arterial tree grows towards; about half become end branches
     max_rotation_deg: float  # head motion between TOF and DSC, each axis
     max_translation_mm: float
+    move_deg: float  # standard deviation of one head movement during the DSC series, each axis
+    move_mm: float
 
 
 @dataclass(frozen=True)

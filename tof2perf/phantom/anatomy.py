@@ -1,11 +1,11 @@
 """A patient's head: template tissue maps under a random affine and a smooth deformation, inside skull and scalp."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from scipy import interpolate, ndimage
+from scipy import interpolate, ndimage, spatial
 from scipy.spatial.transform import Rotation
 
 # Layers outside the brain, in mm from its surface (assumption; adult skull 5 to 8 mm, scalp 4 to 7 mm).
@@ -149,6 +149,25 @@ def make_head(*, spacing_mm: float, rng: np.random.Generator, template: Template
         to_scanner=to_scanner,
         to_template=to_template,
     )
+
+
+def open_cisterns(head: Head, arteries: np.ndarray, *, radius_mm: float = 3.0) -> Head:
+    """Surround the large arteries with CSF: they run in cisterns, fissures and sulci, not through tissue.
+
+    Args:
+        head: a head.
+        arteries: points along their centre lines in scanner mm (n, 3), at most a few mm apart.
+        radius_mm: of the space around them (assumption), with an edge one voxel wide.
+    """
+    spacing_mm = float(head.affine[0, 0])
+    index = np.argwhere(head.brain)
+    reach = radius_mm + spacing_mm
+    points = index @ head.affine[:3, :3].T + head.affine[:3, 3]
+    distance, _ = spatial.cKDTree(arteries).query(points, distance_upper_bound=reach)
+    space = np.zeros(head.brain.shape, dtype=np.float32)
+    space[tuple(index.T)] = np.clip((radius_mm - np.minimum(distance, reach)) / spacing_mm + 0.5, 0.0, 1.0)
+    gm, wm = head.gm * (1 - space), head.wm * (1 - space)
+    return replace(head, gm=gm, wm=wm, csf=head.csf + (head.gm - gm) + (head.wm - wm))
 
 
 def smooth_field(

@@ -1,29 +1,15 @@
-"""Where an artery is narrowed or blocked, and how much blood still reaches each branch, from which direction."""
+"""Where an artery is narrowed or blocked, and how much blood still reaches each branch, by which way and how late."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from tof2perf.phantom.vessels import Tree
+from tof2perf.profiles import DiseaseProfile
 
-# Acute: how often each site is drawn. Untreated anterior large-vessel occlusions lie at the ICA top in 10.8 %, the
-# proximal MCA in 57.5 %, the distal MCA in 31.7 %; these shares of the anterior ones, the rest are assumptions.
-ACUTE_SITES = {
-    "none": 0.08,
-    "ICA top": 0.08,
-    "M1": 0.42,
-    "M2": 0.22,
-    "P1": 0.07,
-    "A2": 0.05,
-    "distal": 0.04,  # a branch too thin for the TOF: deficit without visible occlusion
-    "recanalised": 0.04,  # the artery is open again, the tissue is not reperfused: the same, seen from the other end
-}
-# Chronic: site and whether both sides are diseased (assumptions).
-CHRONIC_SITES = {"ICA": 0.6, "M1": 0.4}
-BILATERAL = 0.25
-REACH_S = 1.4
 CHRONIC_FLOOR = 0.4  # of healthy supply that leptomeningeal and ophthalmic detours grown over years secure (assumption)
-OCCLUDED = 0.25  # of chronic lesions; the others are stenoses of 60 to 97 %
+SLOWEST = 0.5  # starved arteries flow slowly, but not below this share of their healthy velocity (assumption)
+COLLATERAL_START_S = (0.0, 0.5)  # delay that pial collaterals cost at the rim of a territory (assumption)
 
 
 @dataclass(frozen=True)
@@ -35,14 +21,19 @@ class Lesion:
         side: ``left`` or ``right``.
         node: index in the tree; everything below it is affected.
         degree: 0 open to 1 occluded, by diameter.
-        visible: whether the TOF shows it.
+        open_again: recanalised: the artery flows when the TOF is acquired, the tissue behind it is not reperfused.
     """
 
     site: str
     side: str
     node: int
     degree: float
-    visible: bool = True
+    open_again: bool = False
+
+    @property
+    def visible(self) -> bool:
+        """Whether a TOF can show it: neither open again nor in a branch thinner than a voxel."""
+        return not self.open_again and self.site != "distal"
 
 
 @dataclass(frozen=True)
@@ -50,60 +41,100 @@ class Disease:
     """A patient's vascular disease.
 
     Attributes:
-        kind: ``occlusion`` (acute) or ``stenosis`` (chronic).
+        course: ``acute`` or ``chronic``.
         lesions: possibly none.
+        hypoperfused_ml: how much tissue shall have Tmax above 6 s: it decides how good the pial collaterals are.
         collateral_start_s: delay at the rim of the territory that pial collaterals supply backwards.
-        collateral_reach_s: what is added to it 20 mm inside the rim; long is poor.
     """
 
-    kind: str
+    course: str
     lesions: tuple[Lesion, ...]
+    hypoperfused_ml: float
     collateral_start_s: float
-    collateral_reach_s: float
-
-    @property
-    def collateral_grade(self) -> str:
-        """``good``, ``moderate`` or ``poor`` by the delay that the pial collaterals add 20 mm inside the rim."""
-        return "good" if self.collateral_reach_s < 1.2 else "moderate" if self.collateral_reach_s < 2.5 else "poor"
 
 
-def draw_disease(tree: Tree, *, kind: str, rng: np.random.Generator) -> Disease:
+@dataclass(frozen=True)
+class Circulation:
+    """How blood reaches each node of a tree.
+
+    Attributes:
+        supply: fraction of its healthy flow that arrives from upstream (n,), 0 to 1.
+        entry: nodes that a communicating artery feeds in place of their parent, with the node its blood comes from and
+            the way it takes in mm.
+    """
+
+    supply: np.ndarray
+    entry: dict[int, tuple[int, float]]
+
+    def accumulate(self, tree: Tree, per_mm: np.ndarray, *, restarts: np.ndarray | None = None) -> np.ndarray:
+        """Sum a quantity from the inlets down to each node (n,), along the way the blood takes.
+
+        Args:
+            tree: the arteries.
+            per_mm: quantity for each mm of the edge above a node (n,).
+            restarts: nodes (n,) bool at whose edge the sum starts again from 0.
+        """
+        length_mm = tree.length_mm()
+        total = np.zeros(len(length_mm))
+        for through in (False, True):  # the sources of communicating arteries lie on direct ways: these come first
+            for node, above in enumerate(tree.parent):
+                before, way_mm = (above, length_mm[node])
+                if through and node in self.entry:
+                    before, detour_mm = self.entry[node]
+                    way_mm += detour_mm
+                kept = total[before] if before >= 0 and not (restarts is not None and restarts[node]) else 0.0
+                total[node] = kept + (way_mm * per_mm[node] if way_mm > 0 else 0.0)
+        return total
+
+    def arrival_s(self, tree: Tree) -> np.ndarray:
+        """Time (n,) from the inlets to each node."""
+        return self.accumulate(tree, 1.0 / (tree.velocity_mm_s() * np.clip(self.supply, SLOWEST, 1.0)))
+
+
+def draw_disease(tree: Tree, profile: DiseaseProfile, *, rng: np.random.Generator) -> Disease:
     """Draw what is wrong with a patient's arteries.
 
     Args:
         tree: the patient's arteries.
-        kind: ``occlusion`` for an acute patient, ``stenosis`` for chronic steno-occlusive disease.
+        profile: the distributions.
         rng: source of all randomness.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown course or site, or shares of sites that do not sum to 1.
     """
-    if kind not in ("occlusion", "stenosis"):
-        raise ValueError(f"unknown disease '{kind}': choose occlusion or stenosis")
-    # Log-normal (assumption: median and spread set so that measured Tmax > 6 s of ICA and M1 occlusions has a median
-    # near 100 ml). Collaterals develop over years of stenosis: three times as fast there.
-    reach_s = float(np.clip(rng.lognormal(np.log(REACH_S), 0.8), 0.2, 9.0)) / (3.0 if kind == "stenosis" else 1.0)
-    start_s = float(rng.uniform(0.2, 1.0))
+    if profile.course not in ("acute", "chronic"):
+        raise ValueError(f"unknown course '{profile.course}' of a disease: choose acute or chronic")
+    if abs(sum(profile.sites.values()) - 1.0) > 1e-6:
+        raise ValueError(f"shares of the sites sum to {sum(profile.sites.values()):g}: make them sum to 1")
+    start_s = float(rng.uniform(*COLLATERAL_START_S))
     side = ("left", "right")[rng.integers(2)]
-    lesions: list[Lesion] = []
-    if kind == "occlusion":
-        site = str(rng.choice(list(ACUTE_SITES), p=list(ACUTE_SITES.values())))
-        if site == "recanalised":
-            open_site = str(rng.choice(["M1", "M2"]))
-            lesions.append(Lesion(open_site, side, _place(tree, open_site, side, rng), 1.0, visible=False))
-        elif site != "none":
-            lesions.append(Lesion(site, side, _place(tree, site, side, rng), 1.0))
+    sides = (side, "left" if side == "right" else "right")[: 2 if rng.random() < profile.bilateral else 1]
+    lesions = []
+    for diseased in sides:
+        site = str(rng.choice(list(profile.sites), p=list(profile.sites.values())))
+        if site == "none":
+            continue
+        occluded, degree = rng.random() < profile.occluded, float(rng.uniform(*profile.stenosis))
+        open_again = site == "recanalised"
+        if open_again:
+            site, occluded = str(rng.choice(["M1", "M2"])), True
+        place = _place(tree, site, diseased, rng)
+        lesions.append(Lesion(site, diseased, place, 1.0 if occluded else degree, open_again))
+    spread, spared = (
+        np.exp(profile.hypoperfused_spread * rng.standard_normal()),
+        rng.random() < profile.good_collaterals,
+    )
+    if not lesions or (spared and lesions[0].visible):
+        volume_ml = 0.0
+    elif lesions[0].site not in profile.hypoperfused_ml:
+        raise ValueError(f"hypoperfused_ml has no volume for the site '{lesions[0].site}': add its median in ml")
     else:
-        other = "left" if side == "right" else "right"
-        for diseased in (side, other) if rng.random() < BILATERAL else (side,):
-            site = str(rng.choice(list(CHRONIC_SITES), p=list(CHRONIC_SITES.values())))
-            degree = 1.0 if rng.random() < OCCLUDED else float(rng.uniform(0.6, 0.97))
-            lesions.append(Lesion(site, diseased, _place(tree, site, diseased, rng), degree))
-    return Disease(kind, tuple(lesions), start_s, reach_s)
+        volume_ml = float(profile.hypoperfused_ml[lesions[0].site] * spread)
+    return Disease(profile.course, tuple(lesions), volume_ml, start_s)
 
 
-def antegrade_supply(tree: Tree, disease: Disease, *, seen_by_tof: bool = False) -> np.ndarray:
-    """Fraction of its healthy flow that reaches each node from upstream, through the circle of Willis if need be.
+def circulate(tree: Tree, disease: Disease, *, seen_by_tof: bool = False) -> Circulation:
+    """How blood reaches each branch from upstream, through the circle of Willis if need be.
 
     A stenosis limits flow from 50 % of the diameter on, down to 15 % at 99 % (assumption: critical-stenosis curve). The
     communicating arteries let blood enter at the ICA top, A2 and P2, as much as their calibre and their source allow.
@@ -111,35 +142,46 @@ def antegrade_supply(tree: Tree, disease: Disease, *, seen_by_tof: bool = False)
     Args:
         tree: the patient's arteries.
         disease: what is wrong with them.
-        seen_by_tof: leave out lesions that a TOF acquired now would not show.
-
-    Returns:
-        (n,) between 0 and 1.
+        seen_by_tof: as a TOF acquired now would show it: open again where an artery is, and without the detours that
+            are too fine to be seen.
     """
     passes = np.ones(len(tree.parent))
     for lesion in disease.lesions:
-        if lesion.visible or not seen_by_tof:
+        if not (seen_by_tof and lesion.open_again):
             narrowed = np.clip((lesion.degree - 0.5) / 0.49, 0.0, 1.0)
             passes[lesion.node] *= 0.0 if lesion.degree >= 1 else 1.0 - 0.85 * narrowed**3
-    alone = _flow_down(tree, passes, {})
-    enters: dict[int, float] = {}
+    direct, _ = _flow_down(tree, passes, {})
+    doors: dict[int, list[tuple[float, int, float]]] = {}  # node: what may enter there, from which node, by which way
     for side, other in (("left", "right"), ("right", "left")):
-        across = _carries(tree, "ACom") * alone[tree.trunk(f"{other} A1")[-1]]
-        behind = _carries(tree, f"{side} PCom")
-        enters[tree.trunk(f"{side} A2")[0]] = across
-        enters[tree.trunk(f"{side} P2")[0]] = behind * alone[tree.trunk(f"{side} ICA")[-1]]
-        enters[tree.trunk(f"{side} ICA top")[0]] = min(1.0, across + behind * alone[tree.trunk(f"{side} P1")[-1]])
-    supply = _flow_down(tree, passes, enters)
-    return np.maximum(supply, CHRONIC_FLOOR) if disease.kind == "stenosis" and not seen_by_tof else supply
+        a1, p1, carotid = (int(tree.trunk(name)[-1]) for name in (f"{other} A1", f"{side} P1", f"{side} ICA"))
+        across, across_mm = _carries(tree, "ACom") * direct[a1], _line_mm(tree, "ACom")
+        behind, behind_mm = _carries(tree, f"{side} PCom"), _line_mm(tree, f"{side} PCom")
+        backwards_mm = float(tree.length_mm()[tree.trunk(f"{side} A1")].sum())  # up the A1 of the diseased side
+        doors[int(tree.trunk(f"{side} A2")[0])] = [(across, a1, across_mm)]
+        doors[int(tree.trunk(f"{side} P2")[0])] = [(behind * direct[carotid], carotid, behind_mm)]
+        doors[int(tree.trunk(f"{side} ICA top")[0])] = [
+            (across, a1, across_mm + backwards_mm),
+            (behind * direct[p1], p1, behind_mm),
+        ]
+    supply, entry = _flow_down(tree, passes, doors)
+    floor = CHRONIC_FLOOR if disease.course == "chronic" and not seen_by_tof else 0.0
+    return Circulation(np.maximum(supply, floor), entry)
 
 
-def _flow_down(tree: Tree, passes: np.ndarray, enters: dict[int, float]) -> np.ndarray:
-    """Supply (n,) from the inlets down; what a communicating artery brings joins above the node's own lesion."""
-    supply = np.ones(len(tree.parent))
+def _flow_down(
+    tree: Tree, passes: np.ndarray, doors: dict[int, list[tuple[float, int, float]]]
+) -> tuple[np.ndarray, dict[int, tuple[int, float]]]:
+    """Supply (n,) from the inlets down; what communicating arteries bring joins above the node's own lesion."""
+    supply, entry = np.ones(len(tree.parent)), {}
     for node, above in enumerate(tree.parent):
         arriving = supply[above] if above >= 0 else 1.0
-        supply[node] = passes[node] * max(arriving, enters.get(node, 0.0))
-    return supply
+        offered = doors.get(node, [])
+        together = min(1.0, sum(share for share, _, _ in offered))
+        if together > arriving:
+            _, source, way_mm = max(offered)
+            arriving, entry[node] = together, (source, way_mm)
+        supply[node] = passes[node] * arriving
+    return supply, entry
 
 
 def _carries(tree: Tree, name: str) -> float:
@@ -148,12 +190,19 @@ def _carries(tree: Tree, name: str) -> float:
     return float(np.clip((radius_mm**2 - 0.3**2) / (0.8**2 - 0.3**2), 0.0, 1.0))
 
 
+def _line_mm(tree: Tree, name: str) -> float:
+    """Length of a communicating artery."""
+    return float(np.linalg.norm(np.diff(tree.communicating[name][0], axis=0), axis=1).sum())
+
+
 def _place(tree: Tree, site: str, side: str, rng: np.random.Generator) -> int:
     """A node of the site where the lesion sits; the T of the ICA is its last node, below the entry of collaterals."""
     if site == "M2":
         site = str(rng.choice(["M2 superior", "M2 inferior"]))
     if site == "distal":
         site = str(rng.choice(["M3 frontal", "M3 parietal", "M3 temporal"]))
+    if f"{side} {site}" not in tree.names:
+        raise ValueError(f"unknown site '{site}' of a lesion: choose ICA, ICA top, M1, M2, P1, A2 or distal")
     trunk = tree.trunk(f"{side} {site}")
     if site == "ICA top":
         return int(trunk[-1])

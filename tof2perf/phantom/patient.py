@@ -1,5 +1,6 @@
 """Simulated patients as a BIDS cohort: anatomy, arteries, disease, both scans, and the maps of the series."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -13,19 +14,20 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from tof2perf import cohort as files
-from tof2perf import dsc
+from tof2perf import dsc, motion
 from tof2perf.maps import MAPS
 from tof2perf.phantom import scanner
-from tof2perf.phantom.anatomy import Head, load_template, make_head
+from tof2perf.phantom.anatomy import Head, load_template, make_head, open_cisterns
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
-from tof2perf.phantom.perfusion import GM_CBF, WM_CBF, Perfusion, true_perfusion
+from tof2perf.phantom.perfusion import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
 from tof2perf.phantom.vessels import Tree, grow_tree
-from tof2perf.profiles import CohortProfile, PhantomProfile
+from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
-LESION_S = 6.0  # true Tmax from which tissue counts as lesion
+SIDES = ("left", "right")
+RATER_VOXELS = 4  # in which the AIF is placed by hand; three or four in the paper
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Patient:
     disease: Disease
     perfusion: Perfusion
     bolus: Bolus
-    motion: np.ndarray  # (4, 4) takes scanner mm at the TOF to scanner mm at the DSC
+    poses: np.ndarray  # (frames, 4, 4) takes scanner mm at the TOF to scanner mm at each frame of the DSC
 
 
 def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator) -> Patient:
@@ -48,16 +50,28 @@ def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.rand
     chosen = rng.choice(demand.size, phantom.branching_points, p=demand / demand.sum(dtype=float))
     voxels = np.stack(np.unravel_index(chosen, template.gm.shape), axis=1) + rng.uniform(-0.5, 0.5, (len(chosen), 3))
     tree = grow_tree(tissue=voxels @ template.affine[:3, :3].T + template.affine[:3, 3], rng=rng)
-    disease = draw_disease(tree, kind=cohort.disease, rng=rng)
+    head = open_cisterns(head, head.to_scanner(tree.position[: tree.trunk_nodes]))
+    disease = draw_disease(tree, cohort.disease, rng=rng)
     perfusion = true_perfusion(head, tree, disease, rng=rng)
     bolus = draw_bolus(prebolus_s=PREBOLUS_FRAMES * cohort.repetition_time_s, rng=rng)
     centre = head.to_scanner(np.array([TOF_CENTRE_MM]))[0]
     angles = rng.uniform(-1, 1, 3) * phantom.max_rotation_deg
     shift = rng.uniform(-1, 1, 3) * phantom.max_translation_mm
-    motion = np.eye(4)
-    motion[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
-    motion[:3, 3] = centre + shift - motion[:3, :3] @ centre  # heads turn about their middle
-    return Patient(head, tree, disease, perfusion, bolus, motion)
+    poses = np.repeat(rigid(angles, shift, centre)[None], cohort.frames, axis=0)
+    # People lie still until they feel the contrast agent, then may stir at any frame (assumption).
+    felt = int(np.ceil(bolus.arrival_s / cohort.repetition_time_s))
+    for frame in rng.integers(felt, cohort.frames, rng.poisson(cohort.head_moves)):
+        move = rigid(rng.normal(0, phantom.move_deg, 3), rng.normal(0, phantom.move_mm, 3), centre)
+        poses[frame:] = move @ poses[frame:]
+    return Patient(head, tree, disease, perfusion, bolus, poses)
+
+
+def rigid(angles_deg: np.ndarray, shift_mm: np.ndarray, centre_mm: np.ndarray) -> np.ndarray:
+    """Matrix (4, 4) of a turn about a centre and a shift: heads turn about their middle."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", angles_deg, degrees=True).as_matrix()
+    matrix[:3, 3] = centre_mm + shift_mm - matrix[:3, :3] @ centre_mm
+    return matrix
 
 
 def simulate_patient(
@@ -95,16 +109,20 @@ def simulate_patient(
         *parts,
         patient.perfusion,
         patient.bolus,
-        motion=patient.motion,
+        poses=patient.poses,
         affine=dsc_affine,
         shape=phantom.dsc_shape,
         tr=tr,
         te=te,
-        frames=cohort.frames,
         snr=phantom.dsc_snr,
         rng=rng,
     )
-    reference, maps = perfusion_of_series(series, tr=tr, te=te)
+    artery = (
+        _contralateral_m2(patient, dsc_affine, phantom, rng) if cohort.perfusion.aif == "contralateral M2" else None
+    )
+    reference, maps = perfusion_of_series(
+        series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=cohort.perfusion, artery=artery
+    )
 
     files.write_volume(files.tof_path(folder, name), tof, tof_affine)
     files.write_json(
@@ -135,39 +153,86 @@ def simulate_patient(
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
     participant = {
-        "disease": patient.disease.kind,
+        "disease": patient.disease.course,
         "occlusion_site": first.site if first else "none",
         "side": "bilateral" if len(patient.disease.lesions) > 1 else first.side if first else "none",
         "degree": round(first.degree, 2) if first else 0.0,
-        "visible": "yes" if first and first.visible and first.site != "distal" else "no",
-        "collateral_grade": patient.disease.collateral_grade,
+        "visible": "yes" if any(lesion.visible for lesion in patient.disease.lesions) else "no",
+        "collateral_grade": patient.perfusion.collateral_grade,
     }
     files.write_json(record_path, {"recipe": recipe, "participant": participant})
     return participant
 
 
-def perfusion_of_series(series: np.ndarray, *, tr: float, te: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Post-process a simulated series as a scanner's console would.
+def perfusion_of_series(
+    series: np.ndarray,
+    *,
+    tr: float,
+    te: float,
+    voxel_mm: tuple[float, float, float],
+    analysis: PerfusionProfile,
+    artery: np.ndarray | None = None,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Post-process a simulated series as the cohort's software would.
 
-    The arterial input is found automatically. Its amplitude is divided by the arterial calibration, which a console
-    knows for its sequence: without it CBF and CBV would have no absolute scale.
+    The amplitude of the arterial input is divided by the arterial calibration, which a console knows for its sequence:
+    without it CBF and CBV would have no absolute scale.
 
     Args:
         series: (x, y, z, time).
         tr, te: s.
+        voxel_mm: voxel size.
+        analysis: motion correction, arterial input and deconvolution.
+        artery: (x, y, z) share of each voxel that is the artery in which a rater places the arterial input.
 
     Returns:
         Reference volume (mean before the bolus) and the five maps (x, y, z) in physical units.
+
+    Raises:
+        ValueError: an unknown kind of AIF, or a placed one without its artery.
     """
     mean = series.mean(axis=3)
     mask = mean > 0.3 * np.percentile(mean, 98)
     labels, _ = ndimage.label(ndimage.binary_opening(mask))
     mask = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
-    curves = dsc.signal_to_concentration(series[mask], te=te)
-    first, stop = dsc.find_baseline(series[mask].mean(axis=0))
-    aif, _ = dsc.find_aif(curves, tr=tr)
-    maps = dsc.perfusion_maps(series, tr, te, mask=mask, aif=aif / ARTERIAL_CALIBRATION)
-    return series[..., first:stop].mean(axis=3), maps
+    baseline = dsc.find_baseline(series[mask].mean(axis=0))
+    if analysis.motion_correction:
+        series, _ = motion.motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
+    curves = dsc.signal_to_concentration(series[mask], te=te, baseline=baseline)
+    if analysis.aif == "automatic":
+        aif, _ = dsc.find_aif(curves, tr=tr)
+    elif analysis.aif == "contralateral M2" and artery is not None:
+        aif = _placed_aif(curves, artery[mask])
+    else:
+        raise ValueError(f"AIF '{analysis.aif}' cannot be had: choose automatic, or contralateral M2 with its artery")
+    maps = dsc.maps_of_curves(curves, aif / ARTERIAL_CALIBRATION, tr, mask=mask, method=analysis.method)
+    return series[..., slice(*baseline)].mean(axis=3), maps
+
+
+def _contralateral_m2(
+    patient: Patient, affine: np.ndarray, phantom: PhantomProfile, rng: np.random.Generator
+) -> np.ndarray:
+    """Share of each DSC voxel (x, y, z) that is M2 on the side with less disease: where a rater looks for the AIF."""
+    burden = {side: sum(lesion.degree for lesion in patient.disease.lesions if lesion.side == side) for side in SIDES}
+    side = min(SIDES, key=lambda name: burden[name])
+    tree, pose = patient.tree, patient.poses[0]
+    trunk = np.concatenate([tree.trunk(f"{side} {name}") for name in ("M2 superior", "M2 inferior")])
+    radius_mm = np.zeros(len(tree.parent))
+    radius_mm[trunk] = tree.radius_mm[trunk]
+    position = patient.head.to_scanner(tree.position) @ pose[:3, :3].T + pose[:3, 3]
+    return scanner.draw_vessels(
+        tree, radius_mm, position=position, radius_mm=radius_mm, affine=affine, shape=phantom.dsc_shape, rng=rng
+    )[0]
+
+
+def _placed_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Mean curve (time,) of the voxels a rater would mark: of those that hold most of the artery, the highest peaks.
+
+    The paper's rater marked three or four voxels, minimising partial volume and delay, and looked at the peak.
+    """
+    likely = np.argsort(-share, kind="stable")[: 3 * RATER_VOXELS]
+    chosen = likely[np.argsort(-curves[likely].max(axis=1), kind="stable")[:RATER_VOXELS]]
+    return curves[chosen].mean(axis=0)
 
 
 def simulate_cohort(
@@ -208,16 +273,22 @@ def _write_truth(
     """Keep what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
     brain = scanner.resample(patient.head.brain.astype(np.float32), patient.head.affine, tof_affine, phantom.tof_shape)
     files.write_volume(files.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
-    seen = np.linalg.inv(patient.motion) @ dsc_affine
+    seen = np.linalg.inv(patient.poses[0]) @ dsc_affine
     truth = {key: getattr(patient.perfusion, key) for key in ("cbf", "cbv", "mtt", "delay", "supply")}
     truth["tmax"] = patient.perfusion.tmax()
+    sigma = np.array(phantom.dsc_voxel_mm) / scanner.FWHM_PER_SIGMA / phantom.head_mm
     for key, values in truth.items():
+        values = ndimage.gaussian_filter(values, sigma, truncate=3.0) if key in ("cbf", "cbv") else values
         on_grid = scanner.resample(values, patient.head.affine, seen, phantom.dsc_shape)
         files.write_volume(files.truth_path(folder, name, key), on_grid, dsc_affine)
         if key == "tmax":
-            files.write_volume(files.truth_path(folder, name, "lesion"), on_grid > LESION_S, dsc_affine)
-    motion = {"tof_to_dsc_mm": patient.motion.tolist(), "bolus_arrival_s": patient.bolus.arrival_s}
-    files.write_json(files.truth_path(folder, name, "motion"), motion)
+            files.write_volume(files.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
+    record = {
+        "tof_to_dsc_mm": patient.poses[0].tolist(),
+        "moves_mm": (patient.poses @ np.linalg.inv(patient.poses[0])).tolist(),
+        "bolus_arrival_s": patient.bolus.arrival_s,
+    }
+    files.write_json(files.truth_path(folder, name, "motion"), record)
 
 
 def _write_description(folder: Path, name: str) -> None:
@@ -251,12 +322,10 @@ def _write_description(folder: Path, name: str) -> None:
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
     """Digest of everything that makes a patient: code, protocol, grids and seed."""
-    digest = hashlib.sha256(
-        repr((cohort.disease, cohort.repetition_time_s, cohort.echo_time_s, cohort.frames)).encode()
-    )
-    digest.update(repr((phantom, seed, tuple(MAPS.items()))).encode())
+    protocol = dataclasses.replace(cohort, train=0, validation=0, test=0)  # a patient is the same in any split
+    digest = hashlib.sha256(repr((protocol, phantom, seed, tuple(MAPS.items()))).encode())
     package = Path(__file__).resolve().parent
-    analysis = (package.parent / name for name in ("dsc.py", "arterial.py"))
+    analysis = (package.parent / name for name in ("dsc.py", "arterial.py", "parametric.py", "motion.py"))
     for source in (*sorted(package.glob("*.py")), *analysis):
         digest.update(source.read_bytes())
     return digest.hexdigest()

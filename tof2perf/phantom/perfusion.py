@@ -1,12 +1,14 @@
 """True perfusion: what each voxel of the brain receives from the branches near it, and when."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy import ndimage, spatial
+from scipy import ndimage, signal, spatial, stats
 
 from tof2perf.phantom.anatomy import Head, smooth_field
-from tof2perf.phantom.disease import Disease, antegrade_supply
+from tof2perf.phantom.disease import Disease, circulate
 from tof2perf.phantom.vessels import Tree, compartment
 
 # Healthy tissue (PMC5346350, PMC3121008): CBF in ml/100 g/min, CBV in ml/100 g; a patient's level varies by 10 % SD.
@@ -15,13 +17,34 @@ GM_CBV, WM_CBV = 4.5, 2.05
 
 # Flow and volume relative to health against the delay that collaterals add (s). Acute: passes through the ratios
 # measured in tissue that recovers (.58/.91), that infarcts (.46/.80) and in the core (.32/.56), PMC7973621; which
-# delay goes with which ratio is an assumption. Chronic: vessels have widened, flow is nearly kept (s12883-016-0576-5).
+# delay goes with which ratio is an assumption: measured Tmax of 6 and 10 s are near 2 and 5 s here. Chronic:
+# vessels have widened, flow is nearly kept (s12883-016-0576-5).
 _ACUTE = np.array(
-    [[0, 1.5, 3, 4.5, 6.5, 9, 14], [1, 0.93, 0.75, 0.58, 0.46, 0.32, 0.18], [1, 1.05, 1.0, 0.91, 0.8, 0.56, 0.32]]
+    [
+        [0, 1.0, 2.0, 3.0, 4.5, 6.0, 14],
+        [1, 0.95, 0.76, 0.58, 0.46, 0.32, 0.18],
+        [1, 1.05, 1.0, 0.91, 0.80, 0.56, 0.32],
+    ]
 )
 _CHRONIC = np.array([[0, 2, 4, 8], [1, 0.96, 0.88, 0.7], [1, 1.12, 1.2, 1.25]])
 
+# From the end branches through arterioles to the capillaries; white matter is reached later (assumption: with the way
+# through the tree about 1 and 1.5 s after the neck, as arterial spin labelling finds).
+GM_TRANSIT_S, WM_TRANSIT_S = 0.3, 0.8
 DISPERSION = 0.3  # time constant of the blur for a second of added delay, 1.5 to 4.5 s where it matters (assumption)
+LONGEST_DETOUR_S = 16.0  # what arrives later than this is not seen by a series of two minutes (assumption)
+# The delay that collaterals add grows with the depth in the territory to this power, so that the volume with Tmax above
+# 10 s is near 0.4 of that above 6 s (hypoperfusion intensity ratio, PMC4047639). The power itself is an assumption.
+DEPTH_POWER = 5.0
+DEPTH_MM = 30.0  # at which a patient's collateral reach is stated
+REACH_S = (0.01, 100.0)  # best and worst collaterals
+LATE_S = 6.0  # Tmax above it is hypoperfused tissue
+# Cited volumes were measured: block-circulant SVD at a repetition time of 2.22 s reads this true delay, and the
+# dispersion that goes with it, as Tmax of 6 s (median of simulated patients, notebooks/explore/phantom.ipynb).
+HYPOPERFUSED_DELAY_S = 3.5
+# Transit times are gamma-distributed: shape (mean / SD)^2 = 1.1 from MTT 1.4 s and SD 1.33 s
+# (doi 10.1038/jcbfm.2011.153), 1 is an exponential residue; the spread over patients is an assumption.
+TRANSIT_SHAPE, TRANSIT_SHAPE_SPREAD = 1.1, 0.15
 NEIGHBOURS = 6  # branches that share a voxel
 
 
@@ -36,6 +59,8 @@ class Perfusion:
         delay: s, arrival of the bolus after it passed the inlets.
         dispersion: s, time constant of the exponential kernel by which collaterals blur the bolus.
         supply: fraction of healthy antegrade supply.
+        transit_shape: of the gamma distribution of transit times, the same in the whole brain.
+        collateral_reach_s: delay that pial collaterals add 30 mm inside a starved territory; long is poor.
     """
 
     cbf: np.ndarray
@@ -44,28 +69,34 @@ class Perfusion:
     delay: np.ndarray
     dispersion: np.ndarray
     supply: np.ndarray
+    transit_shape: float
+    collateral_reach_s: float
+
+    @property
+    def collateral_grade(self) -> str:
+        """``good``, ``moderate`` or ``poor`` by the delay that collaterals add 30 mm inside (limits: assumption)."""
+        reach_s = self.collateral_reach_s
+        return "good" if reach_s < 2.0 else "moderate" if reach_s < 8.0 else "poor"
 
     def tmax(self, aif_delay_s: float = 0.0) -> np.ndarray:
-        """Time (s) at which the blurred residue function peaks after an AIF measured ``aif_delay_s`` after the inlets.
+        """Time (s) at which the residue function, blurred by dispersion, peaks in each voxel (x, y, z).
 
-        Two exponentials with time constants d (dispersion) and m (MTT) peak at log(m / d) d m / (m - d).
+        Args:
+            aif_delay_s: how long after the inlets the arterial input is measured.
         """
-        blur = np.maximum(self.dispersion, 1e-3)
-        mtt = np.where(np.abs(self.mtt - blur) < 1e-2, blur + 1e-2, np.maximum(self.mtt, 1e-2))
-        peak = np.log(mtt / blur) * blur * mtt / (mtt - blur)
+        mtt = np.maximum(self.mtt, 1e-2)
+        peak = mtt * _peak_of_blurred_residue(
+            np.round(self.transit_shape, 3), np.log(np.maximum(self.dispersion, 1e-6) / mtt)
+        )
         return np.where(self.mtt > 0, np.maximum(self.delay - aif_delay_s, 0.0) + peak, 0.0).astype(np.float32)
-
-
-def arrival_s(tree: Tree, supply: np.ndarray) -> np.ndarray:
-    """Time (n,) from the inlet to each node; starved arteries flow slowly, but not below 0.3 of their speed."""
-    return tree.accumulate(tree.length_mm() / (tree.velocity_mm_s() * np.clip(supply, 0.3, 1.0)))
 
 
 def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.Generator) -> Perfusion:
     """Perfusion of every voxel from the branches near it.
 
     A voxel is fed by the nearest end branches of its own compartment. What they lack comes backwards through pial
-    collaterals from the nearest well-fed branch: the further away, the later, and the later, the less.
+    collaterals from the nearest well-fed branch: the further away, the later, and the later, the less. How good these
+    collaterals are follows from the volume of hypoperfused tissue that was drawn for the patient.
 
     Args:
         head: the patient's head.
@@ -73,9 +104,9 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         disease: what is wrong with them.
         rng: source of all randomness.
     """
-    spacing_mm = float(head.affine[0, 0])
-    supply = antegrade_supply(tree, disease)
+    way = circulate(tree, disease)
     coarse = (slice(None, None, 2),) * 3  # arrival varies smoothly: half the resolution is enough
+    spacing_mm = 2 * float(head.affine[0, 0])
     inside = ndimage.binary_dilation(head.brain, iterations=2)[coarse]
     index = np.argwhere(inside) * 2.0
     points = head.to_template(index @ head.affine[:3, :3].T + head.affine[:3, 3])
@@ -84,40 +115,97 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     distance, near = spatial.cKDTree(homes).query(_with_compartment(points), k=NEIGHBOURS)
     weight = 1.0 / np.maximum(distance, 1.0) ** 2
     weight /= weight.sum(axis=1, keepdims=True)
-    fed = (weight * supply[leaves][near]).sum(axis=1)
-    arrival = (weight * arrival_s(tree, supply)[leaves][near]).sum(axis=1)
-    well_fed = supply[leaves] > 0.8
-    from_rim_mm = spatial.cKDTree(homes[well_fed]).query(_with_compartment(points))[0]
+    well_fed = way.supply[leaves] > 0.8
+    if well_fed.any():
+        from_rim_mm = np.minimum(spatial.cKDTree(homes[well_fed]).query(_with_compartment(points))[0], 50.0)
+    else:
+        from_rim_mm = np.full(len(points), 50.0)
+    near_edge = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
 
-    def spread(values: np.ndarray) -> np.ndarray:
+    def smooth(values: np.ndarray) -> np.ndarray:
         grid = np.zeros(inside.shape, dtype=np.float32)
         grid[inside] = values
-        near_edge = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-        grid = ndimage.gaussian_filter(grid[tuple(near_edge)], 1.0)
-        whole = np.arange(head.brain.shape[0]), np.arange(head.brain.shape[1]), np.arange(head.brain.shape[2])
-        position = np.stack(np.meshgrid(*whole, indexing="ij")) / 2.0
-        return ndimage.map_coordinates(grid, position, order=1, mode="nearest")
+        return ndimage.gaussian_filter(grid[tuple(near_edge)], 1.0)
 
-    def vary(length_mm: float) -> np.ndarray:
-        return smooth_field(head.brain.shape, spacing_mm=(spacing_mm,) * 3, length_mm=length_mm, rng=rng)
+    def refine(grid: np.ndarray) -> np.ndarray:
+        return ndimage.affine_transform(grid, [0.5] * 3, output_shape=head.brain.shape, order=1, mode="nearest")
 
-    fed = np.clip(spread(fed), 0.0, 1.0)
-    # Pressure falls on the way, so that the second 20 mm cost more than the first (assumption: a parabola).
-    inside_mm = spread(np.minimum(from_rim_mm, 50.0))
-    detour_s = disease.collateral_start_s + disease.collateral_reach_s * (inside_mm / 20.0) ** 2
-    added_s = np.maximum((1.0 - fed) * detour_s * (1.0 + 0.12 * vary(20.0)), 0.0)
-    delay = spread(arrival) + added_s
-    table = _ACUTE if disease.kind == "occlusion" else _CHRONIC
-    level_cbf, level_cbv = np.clip(rng.normal(1.0, 0.1, 2), 0.75, 1.25)
-    cbf = (GM_CBF * head.gm + WM_CBF * head.wm) * level_cbf * (1.0 + 0.06 * vary(24.0)) * np.interp(added_s, *table[:2])
-    cbv = (
-        (GM_CBV * head.gm + WM_CBV * head.wm) * level_cbv * (1.0 + 0.05 * vary(24.0)) * np.interp(added_s, *table[::2])
-    )
-    dispersion = np.minimum(DISPERSION * added_s, 4.5)
+    def vary(shape: tuple[int, ...], step_mm: float, length_mm: float) -> np.ndarray:
+        return smooth_field(shape, spacing_mm=(step_mm,) * 3, length_mm=length_mm, rng=rng)
+
+    fed = np.clip(smooth((weight * way.supply[leaves][near]).sum(axis=1)), 0.0, 1.0)
+    arrival = smooth((weight * way.arrival_s(tree)[leaves][near]).sum(axis=1))
+    depth = (smooth(from_rim_mm) / DEPTH_MM) ** DEPTH_POWER
+    starved = (1.0 - fed) * np.maximum(1.0 + 0.12 * vary(inside.shape, spacing_mm, 20.0), 0.0)
+
+    def added_s(reach_s: float) -> np.ndarray:
+        return np.minimum(starved * (disease.collateral_start_s + reach_s * depth), LONGEST_DETOUR_S)
+
     brain = head.brain & (head.gm + head.wm > 0.05)
-    mtt = np.where(brain, 60.0 * cbv / np.maximum(cbf, 1e-3), 0.0)
-    fields = (cbf, cbv, mtt, delay, dispersion, fed)
-    return Perfusion(*(np.where(brain, field, 0.0).astype(np.float32) for field in fields))
+    white = head.wm / np.maximum(head.gm + head.wm, 0.05)
+    through_s = ndimage.gaussian_filter(GM_TRANSIT_S + (WM_TRANSIT_S - GM_TRANSIT_S) * white, 1.0)
+    reach_s = _reach_for_volume(
+        lambda reach: np.count_nonzero(
+            (arrival + through_s[coarse] + added_s(reach) > HYPOPERFUSED_DELAY_S) & brain[coarse]
+        ),
+        disease.hypoperfused_ml * 1000.0 / spacing_mm**3,
+    )
+    added = refine(added_s(reach_s))
+    table = _ACUTE if disease.course == "acute" else _CHRONIC
+    level_cbf, level_cbv = np.clip(rng.normal(1.0, 0.1, 2), 0.75, 1.25)
+    full = head.brain.shape, spacing_mm / 2
+    cbf = (
+        (GM_CBF * head.gm + WM_CBF * head.wm)
+        * level_cbf
+        * (1.0 + 0.06 * vary(*full, 24.0))
+        * np.interp(added, *table[:2])
+    )
+    cbv = (
+        (GM_CBV * head.gm + WM_CBV * head.wm)
+        * level_cbv
+        * (1.0 + 0.05 * vary(*full, 24.0))
+        * np.interp(added, *table[::2])
+    )
+    mtt = 60.0 * cbv / np.maximum(cbf, 1e-3)
+    fields = (cbf, cbv, mtt, refine(arrival) + through_s + added, np.minimum(DISPERSION * added, 4.5), refine(fed))
+    shape = TRANSIT_SHAPE * float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal()))
+    return Perfusion(*(np.where(brain, field, 0.0).astype(np.float32) for field in fields), shape, reach_s)
+
+
+def _reach_for_volume(volume: Callable[[float], float], wanted: float) -> float:
+    """The collateral reach (s) at which a volume that grows with it comes nearest to the one wanted, by bisection.
+
+    Where the territory is smaller than that, the worst collaterals are those that leave a tenth of it.
+    """
+    low, high = REACH_S
+    wanted = min(wanted, 0.9 * volume(high))
+    if volume(low) >= wanted:
+        return low
+    for _ in range(20):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if volume(middle) < wanted else (low, middle)
+    return high
+
+
+@lru_cache(maxsize=4)
+def _blurred_residue_peaks(shape: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log of dispersion over MTT (n,), and when the residue blurred by it peaks, in units of the MTT (n,)."""
+    ratio = np.geomspace(1e-3, 10.0, 48)
+    step = 0.002
+    time = step * np.arange(6000)
+    residue = stats.gamma.sf(time, shape, scale=1.0 / shape)
+    peak = []
+    for constant in ratio:
+        keep = np.exp(-step / constant)
+        blurred = signal.lfilter([0.0, 1.0 - keep], [1.0, -keep], residue)
+        peak.append(time[np.argmax(blurred)])
+    return np.log(ratio), np.array(peak)
+
+
+def _peak_of_blurred_residue(shape: float, log_ratio: np.ndarray) -> np.ndarray:
+    """Peak time over MTT at any logarithm of dispersion over MTT; no dispersion peaks at 0."""
+    known, peak = _blurred_residue_peaks(float(shape))
+    return np.where(log_ratio < known[0], 0.0, np.interp(log_ratio, known, peak))
 
 
 def _with_compartment(points: np.ndarray) -> np.ndarray:

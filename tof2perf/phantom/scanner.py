@@ -5,8 +5,8 @@ from scipy import ndimage
 
 from tof2perf.phantom.anatomy import Head, smooth_field
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, tissue_curves
-from tof2perf.phantom.disease import Disease, antegrade_supply
-from tof2perf.phantom.perfusion import Perfusion, arrival_s
+from tof2perf.phantom.disease import Disease, circulate
+from tof2perf.phantom.perfusion import Perfusion
 from tof2perf.phantom.vessels import Tree
 
 # 3 T: T1 in s and proton density relative to CSF.
@@ -18,6 +18,7 @@ SKULL_DENSITY = 0.05
 
 TOF_TR_S, TOF_TE_S, TOF_FLIP_DEG = 0.022, 0.00386, 18.0  # the paper's protocol
 SLABS = 3  # the volume is acquired in slabs; blood that enters a slab from below is fresh (assumption)
+FWHM_PER_SIGMA = 2.355  # a coarser voxel sees a Gaussian as wide as itself at half height
 POINTS_PER_VOXEL = 40  # a vessel is drawn as points of this share of a voxel's volume
 
 DSC_FLIP_DEG = 90.0
@@ -63,17 +64,12 @@ def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottom
     Returns:
         (n,) float, inf where blood stands.
     """
-    supply = antegrade_supply(tree, disease, seen_by_tof=True)
+    way = circulate(tree, disease, seen_by_tof=True)
     with np.errstate(divide="ignore"):
-        transit_s = tree.length_mm() / (tree.velocity_mm_s() * supply)
+        per_mm = 1.0 / (TOF_TR_S * tree.velocity_mm_s() * way.supply)
     slab = np.searchsorted(slab_bottoms_mm, height_mm)
-    inside_s = np.zeros(len(transit_s))
-    for node, above in enumerate(tree.parent):
-        stays = above >= 0 and slab[above] == slab[node]
-        inside_s[node] = (inside_s[above] if stays else 0.0) + transit_s[node]
-        if slab[node] == 0:
-            inside_s[node] = 0.0
-    return np.where(supply > 0, inside_s / TOF_TR_S, np.inf)
+    pulses = way.accumulate(tree, per_mm, restarts=slab != slab[np.maximum(tree.parent, 0)])
+    return np.where(slab > 0, pulses, np.where(way.supply > 0, 0.0, np.inf))
 
 
 def draw_vessels(
@@ -163,7 +159,7 @@ def acquire_tof(
     position = head.to_scanner(tree.position)
     radius_mm = tree.radius_mm.copy()
     for lesion in disease.lesions:
-        if lesion.visible and lesion.degree < 1:
+        if not lesion.open_again and lesion.degree < 1:
             throat = np.abs(np.linalg.norm(tree.position - tree.position[lesion.node], axis=1)) < 3.0
             radius_mm[throat & (tree.segment == tree.segment[lesion.node])] *= 1.0 - lesion.degree
     bottom_mm, height_mm = affine[2, 3] - affine[2, 2] / 2, shape[2] * affine[2, 2]
@@ -190,65 +186,78 @@ def acquire_dsc(
     perfusion: Perfusion,
     bolus: Bolus,
     *,
-    motion: np.ndarray,
+    poses: np.ndarray,
     affine: np.ndarray,
     shape: tuple[int, int, int],
     tr: float,
     te: float,
-    frames: int,
     snr: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Acquire a DSC series voxel by voxel.
+    """Acquire a DSC series voxel by voxel, the head where it lies at each frame.
 
     Args:
         head, tree, disease, perfusion, bolus: the patient.
-        motion: (4, 4) rigid, takes scanner mm at the time of the TOF to scanner mm at the time of the DSC.
+        poses: (frames, 4, 4) rigid, takes scanner mm at the time of the TOF to scanner mm at each frame.
         affine, shape: of the DSC's grid.
         tr, te: s.
-        frames: number of frames.
         snr: baseline signal of the brain over noise SD.
         rng: source of noise.
 
     Returns:
         Signal (x, y, z, time) int16, brain near 1000 before the bolus.
     """
-    seen = np.linalg.inv(motion) @ affine  # DSC voxel to head at the time of the TOF
-    fwhm_mm = np.diag(affine)[:3]
     baseline = sum(DENSITY[kind] * np.exp(-te / T2STAR_S[kind]) * getattr(head, kind) for kind in ("gm", "wm", "csf"))
     baseline = (baseline + 0.08 * head.scalp) * (1000.0 / (DENSITY["gm"] * np.exp(-te / T2STAR_S["gm"])))
-    baseline = resample(baseline, head.affine, seen, shape, fwhm_mm)
-
-    flow, volume = (resample(field, head.affine, seen, shape, fwhm_mm) for field in (perfusion.cbf, perfusion.cbv))
-    inside = flow > 0.5
     # Times are averages over the perfused part of a voxel, so they are weighted with flow.
-    delay, dispersion = (
-        resample(field * perfusion.cbf, head.affine, seen, shape, fwhm_mm)[inside] / flow[inside]
-        for field in (perfusion.delay, perfusion.dispersion)
+    fields = (
+        baseline,
+        perfusion.cbf,
+        perfusion.cbv,
+        *(f * perfusion.cbf for f in (perfusion.delay, perfusion.dispersion)),
     )
-    rate = np.zeros((*shape, frames), dtype=np.float32)
-    rate[inside] = tissue_curves(
-        bolus,
-        cbf=flow[inside],
-        mtt=60.0 * volume[inside] / flow[inside],
-        delay=delay,
-        dispersion=dispersion,
-        tr=tr,
-        frames=frames,
-    )
-    supply = antegrade_supply(tree, disease)
-    moved = head.to_scanner(tree.position) @ motion[:3, :3].T + motion[:3, 3]
-    radius_mm = np.where(supply > 0, tree.radius_mm, 0.0)
-    artery, arrives_s = draw_vessels(
-        tree, arrival_s(tree, supply), position=moved, radius_mm=radius_mm, affine=affine, shape=shape, rng=rng
-    )
-    blood = artery > 0.02
-    times_s = np.arange(frames) * tr
-    share = np.minimum(artery[blood] / ARTERY_SATURATION, 1.0)[:, None]
-    arterial = ARTERIAL_CALIBRATION * bolus(times_s[None] - arrives_s[blood][:, None])
-    rate[blood] = (1 - artery[blood][:, None]) * rate[blood] + share * arterial
-    signal = baseline[..., None] * np.exp(-te * rate)
-    return np.round(_rician(signal, 1000.0 / snr, rng)).astype(np.int16)
+    sigma = np.diag(affine)[:3] / FWHM_PER_SIGMA / np.diag(head.affine)[:3]
+    fields = [ndimage.gaussian_filter(field, sigma, truncate=3.0) for field in fields]
+    way = circulate(tree, disease)
+    arrives_s = way.arrival_s(tree)
+    radius_mm = np.where(way.supply > 0, tree.radius_mm, 0.0)
+    placed = head.to_scanner(tree.position)
+
+    still = np.flatnonzero([True, *np.any(np.diff(poses, axis=0), axis=(1, 2)), True][: len(poses)])
+    series = np.empty((*shape, len(poses)), dtype=np.float32)
+    for first, stop in zip(still, [*still[1:], len(poses)], strict=True):
+        pose, times = poses[first], tr * np.arange(first, stop)
+        seen = np.linalg.inv(pose) @ affine  # DSC voxel to head at the time of the TOF
+        before, flow, volume, delay, dispersion = (resample(field, head.affine, seen, shape) for field in fields)
+        inside = flow > 0.5
+        rate = np.zeros((*shape, len(times)), dtype=np.float32)
+        rate[inside] = tissue_curves(
+            bolus,
+            cbf=flow[inside],
+            mtt=60.0 * volume[inside] / flow[inside],
+            delay=delay[inside] / flow[inside],
+            dispersion=dispersion[inside] / flow[inside],
+            times=times,
+            transit_shape=perfusion.transit_shape,
+        )
+        artery, passes_s = draw_vessels(
+            tree,
+            arrives_s,
+            position=placed @ pose[:3, :3].T + pose[:3, 3],
+            radius_mm=radius_mm,
+            affine=affine,
+            shape=shape,
+            rng=rng,
+        )
+        blood = artery > 0.02
+        share = np.minimum(artery[blood] / ARTERY_SATURATION, 1.0)[:, None]
+        arterial = ARTERIAL_CALIBRATION * bolus(times[None] - passes_s[blood][:, None])
+        rate[blood] = (1 - share) * rate[
+            blood
+        ] + share * arterial  # large arteries share their voxel with CSF, not tissue
+        np.exp(-te * rate, out=rate)
+        series[..., first:stop] = before[..., None] * rate
+    return np.round(_rician(series, 1000.0 / snr, rng)).astype(np.int16)
 
 
 def _draw_line(
@@ -271,16 +280,8 @@ def _draw_line(
     )[0]
 
 
-def resample(
-    volume: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-    shape: tuple[int, int, int],
-    fwhm_mm: np.ndarray | None = None,
-) -> np.ndarray:
-    """Sample a volume on another grid, after a Gaussian of the target voxel's width where it is coarser."""
-    if fwhm_mm is not None:
-        volume = ndimage.gaussian_filter(volume, fwhm_mm / 2.355 / np.diag(source)[:3], truncate=3.0)
+def resample(volume: np.ndarray, source: np.ndarray, target: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Sample a volume on another grid by linear interpolation; smooth it first where that grid is coarser."""
     to_source = np.linalg.inv(source) @ target
     matrix = to_source[:3, :3]
     if np.allclose(matrix, np.diag(np.diag(matrix))):
