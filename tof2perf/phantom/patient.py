@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 from tof2perf import cohort as files
 from tof2perf import dsc
 from tof2perf.maps import MAPS
-from tof2perf.phantom import scanner
+from tof2perf.phantom import bids, scanner
 from tof2perf.phantom.anatomy import Head, load_template, make_head
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
 from tof2perf.phantom.perfusion import GM_CBF, WM_CBF, Perfusion, true_perfusion
+from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PhantomProfile
 
@@ -107,34 +108,15 @@ def simulate_patient(
     reference, maps = perfusion_of_series(series, tr=tr, te=te)
 
     files.write_volume(files.tof_path(folder, name), tof, tof_affine)
-    files.write_json(
-        files.tof_path(folder, name).with_name(f"{name}_acq-tof_angio.json"),
-        {
-            "MagneticFieldStrength": 3,
-            "RepetitionTime": scanner.TOF_TR_S,
-            "EchoTime": scanner.TOF_TE_S,
-            "FlipAngle": scanner.TOF_FLIP_DEG,
-            "Simulated": True,
-        },
-    )
     files.write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
-    files.write_json(
-        files.dsc_path(folder, name).with_name(f"{name}_dsc.json"),
-        {
-            "MagneticFieldStrength": 3,
-            "RepetitionTime": tr,
-            "EchoTime": te,
-            "FlipAngle": scanner.DSC_FLIP_DEG,
-            "Simulated": True,
-        },
-    )
+    bids.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
     files.write_volume(files.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
         files.write_volume(files.map_path(folder, name, key), values, dsc_affine)
     _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
-    participant = {
+    participant = draw_participant(cohort.disease, seed) | {
         "disease": patient.disease.kind,
         "occlusion_site": first.site if first else "none",
         "side": "bilateral" if len(patient.disease.lesions) > 1 else first.side if first else "none",
@@ -189,7 +171,7 @@ def simulate_cohort(
     splits = [split for split in files.SPLITS for _ in range(getattr(cohort, split))]
     names = [f"sub-{number:04d}" for number in range(1, len(splits) + 1)]
     entropy = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    _write_description(folder, name)
+    bids.write_descriptions(folder, name, disease=cohort.disease)
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
         joblib.delayed(simulate_patient)(folder, patient, cohort=cohort, phantom=phantom, seed=(seed, entropy, number))
         for number, patient in enumerate(names)
@@ -218,35 +200,6 @@ def _write_truth(
             files.write_volume(files.truth_path(folder, name, "lesion"), on_grid > LESION_S, dsc_affine)
     motion = {"tof_to_dsc_mm": patient.motion.tolist(), "bolus_arrival_s": patient.bolus.arrival_s}
     files.write_json(files.truth_path(folder, name, "motion"), motion)
-
-
-def _write_description(folder: Path, name: str) -> None:
-    description = {
-        "Name": f"simulated cohort {name}",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "raw",
-        "GeneratedBy": [{"Name": "tof2perf.phantom", "Description": "physics phantom; no person was scanned"}],
-    }
-    files.write_json(folder / "dataset_description.json", description)
-    for derivative, kind in (("dsc", "perfusion maps of the simulated series"), ("truth", "ground truth")):
-        files.write_json(
-            folder / "derivatives" / derivative / "dataset_description.json",
-            description | {"Name": f"{description['Name']}: {kind}", "DatasetType": "derivative"},
-        )
-    columns = {
-        "split": {"Description": "split of the study", "Levels": {split: split for split in files.SPLITS}},
-        "disease": {"Description": "acute occlusion or chronic stenosis"},
-        "occlusion_site": {"Description": "artery that is blocked or narrowed"},
-        "side": {"Description": "side of the disease"},
-        "degree": {"Description": "narrowing of the diameter, 1 is occluded"},
-        "visible": {"Description": "whether the TOF shows the lesion"},
-        "collateral_grade": {"Description": "delay that pial collaterals add, in three grades"},
-    }
-    files.write_json(folder / "participants.json", columns)
-    files.write_text(
-        folder / "README", "Simulated by tof2perf: no person was scanned, nothing here is clinical data.\n"
-    )
-    files.write_text(folder / ".bidsignore", "*_dscref.nii.gz\n")
 
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
