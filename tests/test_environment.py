@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import tof2perf
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
@@ -43,6 +45,11 @@ def test_every_direct_dependency_is_locked():
     ]
     names = {normal(re.match(r"[\w.-]+", requirement).group()) for requirement in direct}
     assert names <= locked().keys()
+
+
+def test_the_package_the_project_and_the_citation_state_one_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert tof2perf.__version__ == PROJECT["version"] == citation["version"]
 
 
 def test_torch_is_locked_without_a_build_tag_so_that_each_platform_takes_its_own():

@@ -14,11 +14,13 @@ from tof2perf import fingerprints, steps
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
 PAPER = sorted(FOLDER.glob("*.ipynb"))
-ALL = PAPER + sorted(FOLDER.glob("explore/*.ipynb"))
+EXPLORE = sorted(FOLDER.glob("explore/*.ipynb"))
+ALL = PAPER + EXPLORE
 COMPUTING = {"tof2perf.training", "tof2perf.inference.generate"}  # reading a network to draw it is no computing
 PLOTTING = {"tof2perf.figures", "matplotlib", "seaborn"}
 
 every_notebook = pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+every_explore_notebook = pytest.mark.parametrize("path", EXPLORE, ids=lambda path: path.stem)
 every_paper_notebook = pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 
 
@@ -99,14 +101,14 @@ def test_a_notebook_begins_with_title_parameters_and_imports(path):
             assert not imported(ast.parse(cell.source)), f"{cell.name}: imports stand in the third cell"
 
 
-@every_paper_notebook
+@every_notebook
 def test_the_title_cell_states_purpose_inputs_and_outputs(path):
     title = fingerprints.read_notebook(path).cells[0].source
     for word in ("Purpose", "Inputs", "Outputs"):
         assert word in title
 
 
-@every_paper_notebook
+@every_notebook
 def test_a_notebook_ends_with_checks_and_the_colophon(path):
     notebook = fingerprints.read_notebook(path)
     last = ast.parse(notebook.code[-1].source).body[-1]
@@ -131,6 +133,13 @@ def test_default_parameters_are_those_of_the_default_run(path):
     assert parameters == {name: defaults[name] for name in parameters}
 
 
+@every_explore_notebook
+def test_an_explore_notebook_opens_with_the_default_profile_in_its_own_folder(path):
+    parameters = fingerprints.read_notebook(path).parameters
+    assert parameters["profile"] == "laptop"
+    assert (path.parent / parameters["root"]).resolve() == REPOSITORY
+
+
 @every_paper_notebook
 def test_computing_and_plotting_never_share_a_notebook(path):
     found = all_imports(path)
@@ -138,16 +147,19 @@ def test_computing_and_plotting_never_share_a_notebook(path):
     assert not (found & COMPUTING and roots & PLOTTING)
 
 
-@every_paper_notebook
+@every_notebook
 def test_a_notebook_draws_at_most_one_figure_a_cell(path):
     for cell in fingerprints.read_notebook(path).code:
         tree = ast.parse(cell.source)
-        saves = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and "save" in ast.unparse(n.func).lower()]
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        made = [n for n in calls if ast.unparse(n.func) in ("plt.subplots", "plt.figure")]
+        assert len(made) <= 1, f"{cell.name} makes more than one figure"
+        saves = [n for n in calls if "save" in ast.unparse(n.func).lower()]
         figures = [n for n in saves if "figure" in ast.unparse(n).lower()]
         assert len(figures) <= 1, f"{cell.name} saves more than one figure"
 
 
-@every_paper_notebook
+@every_notebook
 def test_the_profile_is_read_by_literal_chains_alone(path):
     notebook = fingerprints.read_notebook(path)
     chains = fingerprints.profile_keys(notebook.trees(), notebook.parameters)

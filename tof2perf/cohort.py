@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +175,31 @@ def read_participants(folder: Path) -> pd.DataFrame:
         patient, split = unknown.iloc[0][["participant_id", "split"]]
         raise CohortError(f"{path}: {patient} has split '{split}'; use one of {', '.join(SPLITS)}")
     return frame.set_index("participant_id")
+
+
+def stratified_split(strata: Sequence[str], counts: Mapping[str, int], *, rng: np.random.Generator) -> list[str]:
+    """Assign patients to splits so that each stratum is spread over them as evenly as whole patients allow.
+
+    Patients are ordered by stratum and by chance within it; each goes to the split that lags most behind its share.
+
+    Args:
+        strata: stratum of each patient, for example the site of the occlusion.
+        counts: patients of each split; they sum to the number of patients.
+        rng: orders the patients of a stratum.
+
+    Raises:
+        ValueError: the counts do not sum to the number of patients.
+    """
+    if sum(counts.values()) != len(strata):
+        raise ValueError(f"splits hold {sum(counts.values())} patients, the cohort {len(strata)}: make them equal")
+    chance = rng.permutation(len(strata))
+    given = dict.fromkeys(counts, 0)
+    assigned = [""] * len(strata)
+    for place, patient in enumerate(sorted(range(len(strata)), key=lambda k: (strata[k], chance[k])), start=1):
+        behind = {split: count * place / len(strata) - given[split] for split, count in counts.items()}
+        split = max(behind, key=lambda name: behind[name])
+        assigned[patient], given[split] = split, given[split] + 1
+    return assigned
 
 
 def participants(folder: Path, split: str) -> list[str]:

@@ -9,6 +9,10 @@ from tof2perf.arterial import finite
 SMOOTHING_MM = 3.0  # standard deviation: linear interpolation and first-order gradients hold over such a distance
 ITERATIONS = 12
 ENOUGH_MM = 0.01  # a smaller last step ends the search of a frame
+NEGLIGIBLE_MM = (
+    0.1  # a frame that lies nearer to the reference stays as it is: interpolation would cost more than it mends
+)
+HEAD_MM = 70.0  # radius of a head: turns an angle into a distance
 
 
 def motion_correct(
@@ -29,8 +33,10 @@ def motion_correct(
         sample_mm: distance of the voxels that enter the fit.
 
     Returns:
-        float32 series interpolated linearly onto the reference; and matrices (time, 4, 4) in mm from the volume's
-        centre, which take a point of the reference to where it lies in that frame.
+        float32 series whose head lies on the reference, interpolated by cubic splines: linear interpolation blurs the
+        moved frames, and what that does at the edges of tissue would be taken for contrast agent. Air stays as it was.
+        And matrices (time, 4, 4) in mm from the volume's centre, which take a point of the reference to where it lies
+        in that frame.
     """
     signal = finite(signal, "signal")
     if signal.ndim != 4 or min(signal.shape[:3]) < 4:
@@ -43,24 +49,25 @@ def motion_correct(
     sigma = np.maximum(SMOOTHING_MM / spacing, 0.8)
     reference = ndimage.gaussian_filter(signal[..., first:stop].mean(axis=3), sigma)
     stride = np.maximum(1, np.round(sample_mm / spacing)).astype(int)
-    points, to_motion = _prepare(reference, spacing, centre, stride)
+    bright = ndimage.binary_dilation(reference > 0.2 * np.percentile(reference, 98), iterations=2)
+    points, to_motion = _prepare(reference, bright, spacing, centre, stride)
+    head = (np.argwhere(bright) - centre) * spacing
 
-    corrected = np.empty_like(signal)
+    corrected = signal.copy()
     matrices = np.empty((signal.shape[3], 4, 4))
     matrix = np.eye(4)
     for frame in range(signal.shape[3]):
         volume = np.ascontiguousarray(signal[..., frame])
         smooth = ndimage.gaussian_filter(volume, sigma)
         matrix = matrices[frame] = _align(smooth, points, to_motion, spacing, centre, matrix)
-        linear = matrix[:3, :3] * spacing / spacing[:, None]
-        offset = centre + matrix[:3, 3] / spacing - linear @ centre
-        corrected[..., frame] = ndimage.affine_transform(volume, linear, offset, order=1, mode="nearest")
+        if _distance_mm(matrix) >= NEGLIGIBLE_MM:
+            where = (head @ matrix[:3, :3].T + matrix[:3, 3]) / spacing + centre
+            corrected[bright, frame] = ndimage.map_coordinates(volume, where.T, order=3, mode="nearest")
     return corrected, matrices
 
 
-def _prepare(reference, spacing, centre, stride):
+def _prepare(reference, bright, spacing, centre, stride):
     """Sample points (n, 3) in mm from the centre, and the matrix (6, n) from intensities there to shift and turn."""
-    bright = ndimage.binary_dilation(reference > 0.2 * np.percentile(reference, 98), iterations=2)
     grid = np.zeros(reference.shape, dtype=bool)
     grid[tuple(slice(1, -1, step) for step in stride)] = True  # what lies on the border may have left the volume
     index = np.argwhere(bright & grid)
@@ -86,6 +93,11 @@ def _align(volume, points, to_motion, spacing, centre, matrix):
         step[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
         step[:3, 3] = shift
         matrix = matrix @ np.linalg.inv(step)
-        if np.linalg.norm(shift) + 70 * np.linalg.norm(turn) < ENOUGH_MM:  # 70 mm: a head's radius
+        if _distance_mm(step) < ENOUGH_MM:
             break
     return matrix
+
+
+def _distance_mm(matrix):
+    """How far a rigid transform (4, 4) moves the surface of a head at most."""
+    return np.linalg.norm(matrix[:3, 3]) + HEAD_MM * np.linalg.norm(Rotation.from_matrix(matrix[:3, :3]).as_rotvec())

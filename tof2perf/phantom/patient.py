@@ -16,17 +16,19 @@ from tqdm.auto import tqdm
 from tof2perf import cohort as files
 from tof2perf import dsc, motion
 from tof2perf.maps import MAPS
-from tof2perf.phantom import scanner
+from tof2perf.phantom import bids, scanner
 from tof2perf.phantom.anatomy import Head, load_template, make_head, open_cisterns
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
 from tof2perf.phantom.perfusion import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
+from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
 SIDES = ("left", "right")
+SPLIT_STREAM = 0x5EED5  # beyond any number of patients, so that the draw of the splits is nobody's stream
 RATER_VOXELS = 4  # in which the AIF is placed by hand; three or four in the paper
 
 
@@ -125,34 +127,15 @@ def simulate_patient(
     )
 
     files.write_volume(files.tof_path(folder, name), tof, tof_affine)
-    files.write_json(
-        files.tof_path(folder, name).with_name(f"{name}_acq-tof_angio.json"),
-        {
-            "MagneticFieldStrength": 3,
-            "RepetitionTime": scanner.TOF_TR_S,
-            "EchoTime": scanner.TOF_TE_S,
-            "FlipAngle": scanner.TOF_FLIP_DEG,
-            "Simulated": True,
-        },
-    )
     files.write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
-    files.write_json(
-        files.dsc_path(folder, name).with_name(f"{name}_dsc.json"),
-        {
-            "MagneticFieldStrength": 3,
-            "RepetitionTime": tr,
-            "EchoTime": te,
-            "FlipAngle": scanner.DSC_FLIP_DEG,
-            "Simulated": True,
-        },
-    )
+    bids.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
     files.write_volume(files.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
         files.write_volume(files.map_path(folder, name, key), values, dsc_affine)
     _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
-    participant = {
+    participant = draw_participant(cohort.disease.course, seed) | {
         "disease": patient.disease.course,
         "occlusion_site": first.site if first else "none",
         "side": "bilateral" if len(patient.disease.lesions) > 1 else first.side if first else "none",
@@ -251,16 +234,20 @@ def simulate_cohort(
     Returns:
         ``participants.tsv`` as written, indexed by participant.
     """
-    splits = [split for split in files.SPLITS for _ in range(getattr(cohort, split))]
-    names = [f"sub-{number:04d}" for number in range(1, len(splits) + 1)]
+    counts = {split: getattr(cohort, split) for split in files.SPLITS}
+    names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
     entropy = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    _write_description(folder, name)
+    bids.write_descriptions(folder, name, cohort=cohort)
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
         joblib.delayed(simulate_patient)(folder, patient, cohort=cohort, phantom=phantom, seed=(seed, entropy, number))
         for number, patient in enumerate(names)
     )
     rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     frame = pd.DataFrame(rows)
+    # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
+    splits = files.stratified_split(
+        frame.occlusion_site, counts, rng=np.random.default_rng((seed, entropy, SPLIT_STREAM))
+    )
     frame.insert(0, "split", splits)
     frame.insert(0, "participant_id", names)
     files.write_table(folder / "participants.tsv", frame)
@@ -289,35 +276,6 @@ def _write_truth(
         "bolus_arrival_s": patient.bolus.arrival_s,
     }
     files.write_json(files.truth_path(folder, name, "motion"), record)
-
-
-def _write_description(folder: Path, name: str) -> None:
-    description = {
-        "Name": f"simulated cohort {name}",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "raw",
-        "GeneratedBy": [{"Name": "tof2perf.phantom", "Description": "physics phantom; no person was scanned"}],
-    }
-    files.write_json(folder / "dataset_description.json", description)
-    for derivative, kind in (("dsc", "perfusion maps of the simulated series"), ("truth", "ground truth")):
-        files.write_json(
-            folder / "derivatives" / derivative / "dataset_description.json",
-            description | {"Name": f"{description['Name']}: {kind}", "DatasetType": "derivative"},
-        )
-    columns = {
-        "split": {"Description": "split of the study", "Levels": {split: split for split in files.SPLITS}},
-        "disease": {"Description": "acute occlusion or chronic stenosis"},
-        "occlusion_site": {"Description": "artery that is blocked or narrowed"},
-        "side": {"Description": "side of the disease"},
-        "degree": {"Description": "narrowing of the diameter, 1 is occluded"},
-        "visible": {"Description": "whether the TOF shows the lesion"},
-        "collateral_grade": {"Description": "delay that pial collaterals add, in three grades"},
-    }
-    files.write_json(folder / "participants.json", columns)
-    files.write_text(
-        folder / "README", "Simulated by tof2perf: no person was scanned, nothing here is clinical data.\n"
-    )
-    files.write_text(folder / ".bidsignore", "*_dscref.nii.gz\n")
 
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
