@@ -183,7 +183,7 @@ def deconvolve(
     oscillation: float = 0.095,
     search: tuple[float, float] = (-10.0, 20.0),
     smooth_s: float = 1.5,
-    integration_s: float = 40.0,
+    integration_s: float = 50.0,
     residues: bool = False,
 ) -> Deconvolution:
     """Deconvolve tissue curves with the arterial input.
@@ -209,7 +209,7 @@ def deconvolve(
         search: (earliest, latest) delay in s.
         smooth_s: standard deviation in s of the Gaussian for Tmax; 0 for none.
         integration_s: CBV is integrated from the arrival in the AIF for this time, in curve and AIF alike. The error of
-            the baseline, and what head motion leaves, grow with the interval; 40 s hold the passage but of the latest
+            the baseline, and what head motion leaves, grow with the interval; 50 s hold the passage but of the latest
             curves (assumption).
         residues: also return the residue curves.
 

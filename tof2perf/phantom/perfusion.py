@@ -17,16 +17,18 @@ GM_CBV, WM_CBV = 4.5, 2.05
 
 # Flow and volume relative to health against the delay that collaterals add (s). Acute: passes through the ratios
 # measured in tissue that recovers (.58/.91), that infarcts (.46/.80) and in the core (.32/.56), PMC7973621; which
-# delay goes with which ratio is an assumption: measured Tmax of 6 and 10 s are near 2 and 5 s here. Chronic:
-# vessels have widened, flow is nearly kept (s12883-016-0576-5).
+# delay goes with which ratio is an assumption: measured Tmax of 6 and 10 s are near 2 and 5 s here. Chronic: flow
+# is nearly kept (s12883-016-0576-5).
 _ACUTE = np.array(
     [
-        [0, 1.0, 2.0, 3.0, 4.5, 6.0, 14],
-        [1, 0.95, 0.76, 0.58, 0.46, 0.32, 0.18],
-        [1, 1.05, 1.0, 0.91, 0.80, 0.56, 0.32],
+        [0, 0.8, 1.6, 2.4, 3.6, 5.0, 14],
+        [1, 0.96, 0.78, 0.58, 0.46, 0.32, 0.18],
+        [1, 1.05, 1.00, 0.91, 0.80, 0.56, 0.32],
     ]
 )
-_CHRONIC = np.array([[0, 2, 4, 8], [1, 0.96, 0.88, 0.7], [1, 1.12, 1.2, 1.25]])
+_CHRONIC = np.array([[0, 2, 4, 8], [1, 0.96, 0.88, 0.7], [1, 1, 1, 1]])
+# Vessels behind a chronic lesion widen with what antegrade supply lacks, so CBV rises by this share of it (assumption).
+CHRONIC_WIDENING = 0.35
 
 # From the end branches through arterioles to the capillaries; white matter is reached later (assumption: with the way
 # through the tree about 1 and 1.5 s after the neck, as arterial spin labelling finds).
@@ -166,8 +168,11 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         * (1.0 + 0.05 * vary(*full, 24.0))
         * np.interp(added, *table[::2])
     )
+    whole = refine(fed)
+    if disease.course == "chronic":
+        cbv = cbv * (1.0 + CHRONIC_WIDENING * (1.0 - whole))
     mtt = 60.0 * cbv / np.maximum(cbf, 1e-3)
-    fields = (cbf, cbv, mtt, refine(arrival) + through_s + added, np.minimum(DISPERSION * added, 4.5), refine(fed))
+    fields = (cbf, cbv, mtt, refine(arrival) + through_s + added, np.minimum(DISPERSION * added, 4.5), whole)
     shape = TRANSIT_SHAPE * float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal()))
     return Perfusion(*(np.where(brain, field, 0.0).astype(np.float32) for field in fields), shape, reach_s)
 
