@@ -389,22 +389,20 @@ def test_an_aif_that_cannot_be_placed_is_an_error(smoke_patient):
 def test_the_head_moves_between_frames_and_correction_brings_the_maps_back(tmp_path):
     profile = load_profile("smoke")
     phantom = replace(profile.phantom, move_deg=2.0, move_mm=2.0, tof_shape=(20, 24, 10), tof_voxel_mm=(8.0, 8.0, 9.0))
-    error = {}
-    for name, moves, corrected in (("still", 0.0, False), ("moved", 4.0, False), ("corrected", 4.0, True)):
+    agreement = {}
+    for name, moves, corrected in (("still", 0.0, False), ("moved", 12.0, False), ("corrected", 12.0, True)):
         protocol = profile.cohorts["acute"]
         cohort = replace(protocol, head_moves=moves, perfusion=replace(protocol.perfusion, motion_correction=corrected))
         simulate_patient(tmp_path / name, "sub-0001", cohort=cohort, phantom=phantom, seed=(1, 2, 3))
+        # CBV suffers most: it adds up what moved tissue edges leave in every later frame.
         found, true = (
-            files.read_volume(path(tmp_path / name, "sub-0001", "tmax")).get_fdata()
+            files.read_volume(path(tmp_path / name, "sub-0001", "cbv")).get_fdata()
             for path in (files.map_path, files.truth_path)
         )
-        inside = (files.read_volume(files.truth_path(tmp_path / name, "sub-0001", "cbf")).get_fdata() > 15) & (
-            found > 0
-        )
-        late = (found - true)[inside]
-        error[name] = np.abs(late - np.median(late)).mean()
-    assert error["moved"] > 1.15 * error["still"]
-    assert error["corrected"] < 0.5 * (error["moved"] + error["still"])
+        inside = (true > 1.2) & (found > 0)
+        agreement[name] = stats.spearmanr(found[inside], true[inside]).statistic
+    assert agreement["moved"] < agreement["still"] - 0.1
+    assert agreement["corrected"] > agreement["moved"] + 0.05
 
 
 def test_a_patient_is_described_in_the_terms_of_the_literature(smoke_patient):

@@ -16,7 +16,7 @@ HEAD_MM = 70.0  # radius of a head: turns an angle into a distance
 
 
 def motion_correct(
-    signal: np.ndarray, *, voxel_mm: tuple[float, float, float], baseline: tuple[int, int], sample_mm: float = 5.0
+    signal: np.ndarray, *, voxel_mm: tuple[float, float, float], baseline: tuple[int, int], sample_mm: float = 7.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Align every frame rigidly to the mean of the frames before the bolus.
 

@@ -129,8 +129,10 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         grid[inside] = values
         return ndimage.gaussian_filter(grid[tuple(near_edge)], 1.0)
 
+    halves = [_between(coarse_count, count) for coarse_count, count in zip(inside.shape, head.brain.shape, strict=True)]
+
     def refine(grid: np.ndarray) -> np.ndarray:
-        return ndimage.affine_transform(grid, [0.5] * 3, output_shape=head.brain.shape, order=1, mode="nearest")
+        return np.einsum("xi,yj,zk,ijk->xyz", *halves, grid, optimize=True)
 
     def vary(shape: tuple[int, ...], step_mm: float, length_mm: float) -> np.ndarray:
         return smooth_field(shape, spacing_mm=(step_mm,) * 3, length_mm=length_mm, rng=rng)
@@ -175,6 +177,13 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     fields = (cbf, cbv, mtt, refine(arrival) + through_s + added, np.minimum(DISPERSION * added, 4.5), whole)
     shape = TRANSIT_SHAPE * float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal()))
     return Perfusion(*(np.where(brain, field, 0.0).astype(np.float32) for field in fields), shape, reach_s)
+
+
+def _between(coarse: int, fine: int) -> np.ndarray:
+    """Matrix (fine, coarse) of linear interpolation to twice the resolution; the last value is held."""
+    return np.stack([np.interp(np.arange(fine) / 2, np.arange(coarse), one) for one in np.eye(coarse)], axis=1).astype(
+        np.float32
+    )
 
 
 def _reach_for_volume(volume: Callable[[float], float], wanted: float) -> float:
