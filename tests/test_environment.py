@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import readme_numbers
 import yaml
 
 import tof2perf
@@ -135,3 +136,9 @@ def test_cleaning_spares_what_took_long_or_belongs_to_the_user(target):
     assert "results/laptop/models" not in removed and "data" not in removed and "results" not in removed
     assert ("data/simulated" in shown) == (target == "clean-all")
     assert "! -name reference" in shown or target == "clean"
+
+
+def test_every_number_in_the_tables_of_the_readme_is_that_of_the_reference_results():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert {found["name"] for found in readme_numbers.MARK.finditer(text)} == set(readme_numbers.TABLES)
+    assert readme_numbers.render(text) == text, "run python tests/readme_numbers.py"

@@ -1,6 +1,6 @@
-"""Compare what the pipeline found with what the phantom knows, for every patient of a profile; prints one table.
+"""Compare what the pipeline found with what the phantom knows, for every patient of a profile.
 
-Run after the cohorts are preprocessed: ``make truth``. Nothing else outside the tests reads the truth.
+Run after the cohorts are preprocessed: ``make truth`` prints a table and writes ``explore/truth.csv`` into the results.
 """
 
 import argparse
@@ -24,12 +24,15 @@ def main() -> None:
     arguments = parser.parse_args()
     profile = load_profile(arguments.profile)
     here = files.Workspace(profile.name, arguments.root)
+    tables = []
     for name in profile.cohorts:
         folder, done = here.cohort(name), here.preprocessed(name)
         patients = files.read_participants(folder).index
         rows = [compare(folder, done, patient, method=profile.preprocessing.skull_strip) for patient in patients]
         table = pd.DataFrame(rows).agg(["mean", "std", "min", "max"]).T.round(3)
         print(f"\n{name}, {here.label(name)}, {len(patients)} patients\n{table.to_string()}")
+        tables.append(table.rename_axis("quantity").reset_index().assign(cohort=name, source=here.label(name)))
+    files.write_table(here.results / "explore" / "truth.csv", pd.concat(tables))
 
 
 def compare(folder: Path, done: Path, patient: str, *, method: str) -> dict[str, float]:

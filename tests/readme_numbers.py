@@ -1,0 +1,103 @@
+"""Numbers in the README come from results: fills the tables between its marks from results/reference/laptop.
+
+``python tests/readme_numbers.py`` rewrites README.md; a test checks that nothing is left to rewrite.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REFERENCE = REPOSITORY / "results" / "reference" / "laptop"
+MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def number(value: float, digits: int) -> str:
+    """A number with so many decimals, n.d. where there is none; no minus before zero."""
+    return "n.d." if pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
+def phantom() -> str:
+    """The simulated cohorts beside cited values."""
+    table = pd.read_csv(REFERENCE / "explore" / "phantom.csv")
+    rows = []
+    for row in table.itertuples():
+        digits = 0 if row.median >= 10 else 2
+        found = f"{number(row.median, digits)} ({number(row.q25, digits)} to {number(row.q75, digits)})"
+        rows.append([row.cohort, row.quantity, found, str(row.patients), str(row.reference), row.source])
+    return markdown(["cohort", "quantity", "simulated: median (middle half)", "patients", "cited", "source"], rows)
+
+
+def truth() -> str:
+    """What the pipeline found beside what the phantom knows."""
+    table = pd.read_csv(REFERENCE / "explore" / "truth.csv").set_index(["quantity", "cohort"])
+    rows = []
+    for quantity, digits, text in (
+        ("motion_mm", 2, "movement between TOF and DSC, mean over the brain (mm)"),
+        ("registration_error_mm", 2, "what co-registration leaves of it (mm)"),
+        ("brain_dice", 3, "Dice of the skull strip"),
+        ("cbf_ratio", 2, "measured over true CBF, healthy tissue"),
+        ("cbv_ratio", 2, "measured over true CBV, healthy tissue"),
+        ("cbf_correlation", 2, "correlation of measured with true CBF over voxels"),
+        ("tmax_minus_delay_s", 2, "measured Tmax minus true delay (s)"),
+        ("tmax_minus_delay_sd_s", 2, "its standard deviation over voxels (s)"),
+        ("lesion_dice", 2, "Dice of measured and true Tmax > 6 s"),
+    ):
+        cells = []
+        for cohort in ("acute", "pegasus"):
+            one = table.loc[(quantity, cohort)]
+            cells.append(
+                f"{number(one['mean'], digits)} ({number(one['min'], digits)} to {number(one['max'], digits)})"
+            )
+        rows.append([text, *cells])
+    return markdown(["mean over patients (least to most)", "acute", "pegasus"], rows)
+
+
+def methods() -> str:
+    """Errors of the deconvolution methods."""
+    table = pd.read_csv(REFERENCE / "explore" / "perfusion_methods.csv")
+    rows = [
+        [
+            row.method,
+            row.noise,
+            f"{number(row.cbf_percent_bias, 0)} ± {number(row.cbf_percent_sd, 0)}",
+            f"{number(row.mtt_s_bias, 1)} ± {number(row.mtt_s_sd, 1)}",
+            f"{number(row.delay_s_bias, 2)} ± {number(row.delay_s_sd, 2)}",
+            number(row.delay_s_mae, 2),
+        ]
+        for row in table.itertuples()
+    ]
+    header = [
+        "method",
+        "noise",
+        "CBF error (%)",
+        "MTT error (s)",
+        "delay or Tmax error (s)",
+        "its mean absolute value (s)",
+    ]
+    return markdown(header, rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"phantom": phantom, "truth": truth, "methods": methods}
+
+
+def render(text: str) -> str:
+    """The text with every marked table as the reference results give it.
+
+    Raises:
+        KeyError: a mark names no table.
+    """
+    return MARK.sub(lambda found: found[1] + TABLES[found["name"]]() + found[3], text)
+
+
+if __name__ == "__main__":
+    readme = REPOSITORY / "README.md"
+    readme.write_text(render(readme.read_text(encoding="utf-8")), encoding="utf-8")
