@@ -1,0 +1,58 @@
+"""Where training computes: one device or several, in which precision, and how data get there."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one; any other name is taken as PyTorch knows it (cpu, cuda, mps, cuda:1)."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def make_fabric(training: Any) -> Fabric:
+    """Lightning Fabric for a profile's training section: ``device``, ``devices`` and ``precision``.
+
+    With several devices ``launch`` starts one process for each; gradients are averaged over them.
+    """
+    device = choose_device(training.device)
+    devices = [device.index] if device.index is not None else training.devices
+    return Fabric(
+        accelerator=device.type,
+        devices=devices,
+        strategy="ddp_spawn" if training.devices > 1 else "auto",
+        precision=PRECISIONS[training.precision],
+    )
+
+
+def on_device(
+    batches: Iterator[tuple[str, Tensor, Tensor]], device: torch.device
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The batches, on the device. To a CUDA device the next one is copied, from pinned memory, while one computes."""
+    if device.type != "cuda":
+        for patients, *volumes in batches:
+            yield (patients, *(volume.to(device) for volume in volumes))
+        return
+    copying = torch.cuda.Stream(device)
+    ahead = None
+    for patients, *volumes in batches:
+        with torch.cuda.stream(copying):
+            moved = [volume.pin_memory().to(device, non_blocking=True) for volume in volumes]
+        if ahead is not None:
+            yield ahead
+        # The computing stream waits for this copy, and the allocator learns that it uses the memory.
+        torch.cuda.current_stream(device).wait_stream(copying)
+        for volume in moved:
+            volume.record_stream(torch.cuda.current_stream(device))
+        ahead = (patients, *moved)
+    if ahead is not None:
+        yield ahead
