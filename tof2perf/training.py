@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from tof2perf.cohort import CohortError, participants, write_table, write_text
 from tof2perf.dataset import PairDataset
-from tof2perf.devices import PRECISIONS, make_fabric, on_device
+from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, on_device
 from tof2perf.losses import SSIM_WINDOWS, ssim
 from tof2perf.maps import chosen_maps
 from tof2perf.networks import UNetGenerator
@@ -25,6 +25,7 @@ from tof2perf.pix2pix import INPUTS, LOSSES, OBJECTIVES, Pix2Pix
 from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_tensors
 
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
+SMALL = 2**20  # voxels up to which time is scarcer than memory
 SCHEDULES = ("constant", "linear", "cosine")
 CRITERIA = {"mae": ("validation_mae", 1), "ssim": ("validation_ssim", -1)}  # column of the history, sign to minimise
 
@@ -118,6 +119,8 @@ def _run(
     if network.input == "tof+mirror":
         pairs.require_left_to_right()
         held_out.require_left_to_right()
+    if fabric.device.type == "cpu" and pairs.tofs[0].numel() <= SMALL:
+        keep_freed_memory()
     model = Pix2Pix(
         network,
         training,
