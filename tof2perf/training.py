@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def train(
     seed: int,
     initialise_from: Path | None = None,
     progress: bool = True,
+    after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None = None,
 ) -> pd.DataFrame:
     """Train one map of one cohort, or all five at once, and keep the epoch that is best on the validation split.
 
@@ -53,7 +54,7 @@ def train(
 
     Args:
         folder: preprocessed cohort, with ``participants.tsv``.
-        map_name: the target map.
+        map_name: the target map, or ``all`` for one generator of the five.
         model_folder: receives ``generator.safetensors`` and ``discriminator.safetensors`` (best epoch),
             ``history.csv`` and ``config.yaml``.
         network, training: sections of the profile.
@@ -61,6 +62,8 @@ def train(
         seed: the profile's seed; combined with the cohort's and the map's name, so that models are independent.
         initialise_from: model folder whose networks are the starting point (pegasus: its acute twin).
         progress: show a progress bar with the losses.
+        after_epoch: called with the new row of the history and the generator once the epoch's checkpoint is written;
+            what it raises ends the run. With one device only.
 
     Returns:
         History: one row an epoch with the mean of every loss, ``validation_mae`` in the map's unit inside the brain,
@@ -85,6 +88,7 @@ def train(
         seed=seed,
         initialise_from=initialise_from,
         progress=progress,
+        after_epoch=after_epoch,
     )
     if training.devices == 1:
         fabric.launch()
@@ -112,6 +116,7 @@ def _run(
     seed: int,
     initialise_from: Path | None,
     progress: bool,
+    after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None,
 ) -> pd.DataFrame:
     """What :func:`train` does, in each of the processes; the first one writes."""
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
@@ -184,6 +189,8 @@ def _run(
             if fabric.is_global_zero:
                 tensors = model.state() | prefixed("best", best) | {"order": order.get_state()}
                 write_tensors(checkpoint, tensors, {"config": config, "history": history})
+            if after_epoch:
+                after_epoch(row, model.generator)
 
     frame = pd.DataFrame(history)
     header = {"map": map_name, "cohort": folder.name, "network": config["network"]}
