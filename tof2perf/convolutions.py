@@ -80,7 +80,7 @@ class FirstConvolution(nn.Conv3d):
         batch, _, nx, ny, nz = padded.shape
         blocks = padded.reshape(batch, channels, nx // 2, 2, ny // 2, 2, nz // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
         blocks = blocks.reshape(batch, channels * 8, nx // 2, ny // 2, nz // 2)
-        return response + F.conv3d(blocks, dense.reshape(filters, channels * 8, 2, 2, 2))
+        return response.add_(F.conv3d(blocks, dense.reshape(filters, channels * 8, 2, 2, 2)))
 
 
 class LastTransposed(nn.ConvTranspose3d):
