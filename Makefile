@@ -89,7 +89,7 @@ PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test verify status lint lock lab truth clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test bench verify status lint lock lab truth clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -133,6 +133,12 @@ lint: | environment  ## style and import floors
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
+
+bench: | environment  ## seconds and memory of the training step, beside the released one: results/benchmarks.json
+	@mkdir -p $(ROOT)/results
+	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider tests/bench_training.py \
+	    --benchmark-json=$(ROOT)/results/benchmarks.json --benchmark-columns=min,median,rounds
+	@$(PYTHON) tests/bench_table.py $(ROOT)/results/benchmarks.json
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 	@$(RUNNER) status $(PLAN)

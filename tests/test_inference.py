@@ -9,7 +9,7 @@ from tof2perf.maps import TOF_BOUNDS, get_map, normalise
 from tof2perf.networks import UNetGenerator
 from tof2perf.weights import WeightsError, write_tensors
 
-SIZE = {"levels": 3, "generator_filters": 2}
+SIZE = {"levels": 3, "generator_filters": 2, "input": "tof"}
 SHAPE = (16, 12, 10)
 
 
@@ -42,6 +42,26 @@ def test_loaded_generator_computes_what_the_saved_one_did(model, network, rng):
     low, high = get_map("cbf").bounds
     generated = generate(load_generator(model), tof, np.ones(SHAPE), "cbf")
     np.testing.assert_allclose(generated, low + (expected + 1) / 2 * (high - low), rtol=1e-5, atol=1e-4)
+
+
+def test_generator_of_all_maps_gives_each_in_its_own_unit(tmp_path, rng):
+    network = UNetGenerator(levels=3, filters=2, maps=5, generator=torch.Generator().manual_seed(4), spread=0.2)
+    write_tensors(tmp_path / "generator.safetensors", network.state_dict(), {"network": SIZE, "map": "all"})
+    tof = rng.uniform(0, 5, SHAPE).astype(np.float32)
+    with torch.no_grad():
+        channels = network(normalise(torch.from_numpy(tof), TOF_BOUNDS)[None, None])[0].numpy()
+    for channel, name in zip(channels, ("tmax", "cbf", "cbv", "mtt", "ttp"), strict=True):
+        low, high = get_map(name).bounds
+        generated = generate(load_generator(tmp_path), tof, np.ones(SHAPE), name)
+        np.testing.assert_allclose(generated, low + (channel + 1) / 2 * (high - low), rtol=1e-5, atol=1e-4)
+
+
+def test_generator_that_mirrors_is_loaded_as_one(tmp_path, rng):
+    network = UNetGenerator(levels=3, filters=2, mirrored=True)
+    header = {"network": SIZE | {"input": "tof+mirror"}, "map": "tmax"}
+    write_tensors(tmp_path / "generator.safetensors", network.state_dict(), header)
+    assert load_generator(tmp_path).mirrored
+    assert generate(load_generator(tmp_path), rng.uniform(0, 5, SHAPE), np.ones(SHAPE), "tmax").shape == SHAPE
 
 
 def test_loaded_generator_is_in_eval_mode(model):

@@ -1,10 +1,10 @@
-"""Generator and discriminator: shapes, normalisation, weights, and the fast form of the last layer."""
+"""Generator and discriminator: shapes, normalisation, weights, and the switches that change what goes in and out."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tof2perf.networks import PairConvolution, PatchDiscriminator, UNetGenerator, UpConvolution, layer_shapes
+from tof2perf.networks import PatchDiscriminator, UNetGenerator, layer_shapes
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -150,37 +150,50 @@ def test_building_a_network_with_wrong_sizes_fails_at_once():
         PatchDiscriminator(filters=4, layers=0)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 2, 1)])
-def test_interleaved_up_convolution_equals_the_transposed_convolution(shape):
-    layer = UpConvolution(3, 2).double()
-    torch.nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(5))
-    volume = _random(2, 3, *shape).double().requires_grad_(True)
-    reference = F.conv_transpose3d(volume, layer.weight, layer.bias, stride=2, padding=1)
-    torch.testing.assert_close(layer(volume), reference, rtol=1e-12, atol=1e-12)
-
-    inputs = (volume, layer.weight, layer.bias)
-    pull = torch.rand(reference.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    for ours, theirs in zip(
-        torch.autograd.grad((layer(volume) * pull).sum(), inputs),
-        torch.autograd.grad((reference * pull).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+def test_recomputed_activations_change_neither_map_nor_gradients():
+    tof = _random(1, 1, 16, 16, 8)
+    kept = UNetGenerator(levels=3, filters=4)
+    again = UNetGenerator(levels=3, filters=4, recompute=True)
+    for network in (kept, again):
+        network(tof).square().sum().backward()
+    assert torch.equal(kept(tof), again(tof))
+    for one, other in zip(kept.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
 
 
-def test_convolution_of_a_pair_equals_that_of_two_channels_and_so_do_its_gradients():
-    layer = PairConvolution(3).double()
-    first, second = _random(2, 1, 6, 8, 4).double(), _random(2, 1, 6, 8, 4, seed=1).double()
-    reference = F.conv3d(torch.cat([first, second], dim=1), layer.weight, layer.bias, stride=2, padding=1)
-    torch.testing.assert_close(layer(first, second), reference, rtol=1e-12, atol=1e-12)
+def test_recomputing_keeps_fewer_bytes_for_the_backward_pass():
+    def kept(network: UNetGenerator) -> int:
+        storages = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: storages.setdefault(tensor.untyped_storage().data_ptr(), tensor), lambda tensor: tensor
+        ):
+            network(_random(1, 1, 16, 16, 8))
+        return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
-    inputs = (second.requires_grad_(True), layer.weight, layer.bias)
-    reference = F.conv3d(torch.cat([first, second], dim=1), layer.weight, layer.bias, stride=2, padding=1)
-    torch.testing.assert_close(layer(first, second), reference, rtol=1e-12, atol=1e-12)
-    pull = torch.rand(reference.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    for ours, theirs in zip(
-        torch.autograd.grad((layer(first, second) * pull).sum(), inputs),
-        torch.autograd.grad((reference * pull).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert kept(UNetGenerator(levels=3, filters=4, recompute=True)) < 0.7 * kept(UNetGenerator(levels=3, filters=4))
+
+
+def test_five_maps_leave_one_generator_and_are_judged_together():
+    generator, discriminator = UNetGenerator(levels=3, filters=2, maps=5), PatchDiscriminator(filters=2, maps=5)
+    tof = _random(2, 1, 16, 16, 8)
+    maps = generator(tof)
+    assert maps.shape == (2, 5, 16, 16, 8)
+    assert discriminator(tof, maps).shape[:2] == (2, 1)
+    assert len({maps[0, channel].sum().item() for channel in range(5)}) == 5
+
+
+def test_mirrored_generator_sees_the_other_hemisphere_in_its_first_level():
+    tof = _random(1, 1, 64, 8, 8)
+    changed = tof.clone()
+    changed[:, :, :4] = 1.0
+
+    def reached(network: UNetGenerator) -> torch.Tensor:
+        """Where along the first axis the first level answers to the change."""
+        features = []
+        hook = network.down[0].register_forward_hook(lambda _, __, output: features.append(output))
+        network(tof), network(changed)
+        hook.remove()
+        return (features[0] != features[1]).any(dim=(0, 1, 3, 4)).nonzero().flatten()
+
+    assert reached(UNetGenerator(levels=2, filters=2)).tolist() == [0, 1, 2]
+    assert reached(UNetGenerator(levels=2, filters=2, mirrored=True)).tolist() == [0, 1, 2, 29, 30, 31]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tof2perf.maps import TOF_BOUNDS, denormalise, get_map, normalise
+from tof2perf.maps import MAPS, TOF_BOUNDS, chosen_maps, denormalise, get_map, normalise
 from tof2perf.networks import UNetGenerator
 from tof2perf.weights import WeightsError, read_tensors
 
@@ -22,7 +22,12 @@ def load_generator(model_folder: Path, *, device: torch.device | str = "cpu") ->
     except WeightsError as error:
         raise WeightsError(f"{error}; train the model first (02-train)") from None
     network = header["network"]
-    generator = UNetGenerator(levels=network["levels"], filters=network["generator_filters"])
+    generator = UNetGenerator(
+        levels=network["levels"],
+        filters=network["generator_filters"],
+        maps=len(chosen_maps(header["map"])),
+        mirrored=network["input"] == "tof+mirror",
+    )
     generator.load_state_dict(tensors)
     return generator.to(device).eval()
 
@@ -32,9 +37,10 @@ def generate(generator: UNetGenerator, tof: np.ndarray, mask: np.ndarray, map_na
 
     Args:
         generator: network from :func:`load_generator`.
-        tof: preprocessed TOF (x, y, z), in units of the patient's median brain intensity.
+        tof: preprocessed TOF (x, y, z), in units of the patient's median brain intensity; the first axis runs left to
+            right.
         mask: brain (x, y, z); outside it the map is 0, as the measured maps are.
-        map_name: the map the generator was trained for.
+        map_name: the map the generator was trained for; of a generator that makes all five, the one wanted.
 
     Returns:
         float32 (x, y, z) in the map's unit.
@@ -48,5 +54,6 @@ def generate(generator: UNetGenerator, tof: np.ndarray, mask: np.ndarray, map_na
     device = next(generator.parameters()).device
     volume = torch.from_numpy(normalise(np.asarray(tof, dtype=np.float32), TOF_BOUNDS)).to(device)[None, None]
     with torch.no_grad():
-        generated = generator(volume)[0, 0].cpu().numpy()
+        channels = generator(volume)[0]
+    generated = channels[list(MAPS).index(map_name) if len(channels) > 1 else 0].cpu().numpy()
     return np.where(mask > 0, denormalise(generated, bounds), 0).astype(np.float32)

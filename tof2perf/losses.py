@@ -1,7 +1,10 @@
 """The three terms of the training objective: adversarial, L1 and a differentiable SSIM."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SSIM_WINDOWS = ("uniform", "gaussian")
@@ -45,7 +48,8 @@ def ssim(
     products however large the window, on any device and in any precision.
 
     Args:
-        first, second: volumes (batch, 1, x, y, z) of the same shape, every axis at least as long as the window.
+        first, second: volumes (batch, channels, x, y, z) of the same shape, every axis at least as long as the window.
+            The gradient is that of the first.
         data_range: difference between the largest and the smallest possible value (2 for [-1, 1]), never guessed.
         window: "uniform" (7 voxels) or "gaussian" (11 voxels).
 
@@ -53,7 +57,8 @@ def ssim(
         Mean structural similarity, a scalar of at most 1, which only equal volumes reach.
 
     Raises:
-        ValueError: unknown window, different shapes, or an axis shorter than the window.
+        ValueError: unknown window, different shapes, an axis shorter than the window, or a second volume that wants a
+            gradient.
     """
     weights, correction = _window(window)
     if first.shape != second.shape:
@@ -63,15 +68,49 @@ def ssim(
             f"SSIM's {window} window spans {len(weights)} voxels, an axis of {tuple(first.shape[2:])} is shorter: "
             "set the SSIM weight to 0 or train on a larger grid"
         )
-    # SSIM needs the two variances only as their sum, so four moments suffice where the formula shows five.
-    moments = torch.cat([first, second, first.square() + second.square(), first * second], dim=1)
-    mean1, mean2, squares, products = _smooth(moments, weights).unbind(dim=1)
-    mean_product = mean1 * mean2
-    mean_squares = mean1.square() + mean2.square()
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    luminance = (2 * mean_product + c1) / (mean_squares + c1)
-    structure = (2 * correction * (products - mean_product) + c2) / (correction * (squares - mean_squares) + c2)
-    return (luminance * structure).mean()
+    if second.requires_grad:
+        raise ValueError("SSIM has a gradient for its first volume alone: give the generated one first")
+    return _Similarity.apply(first, second, weights, correction, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2)
+
+
+class _Similarity(torch.autograd.Function):
+    """Mean SSIM, and its gradient in closed form while the moments are at hand.
+
+    Left to autograd, some twenty volumes would be kept until the backward pass; this keeps one. The derivative of a
+    window's mean with respect to a voxel is the window's weight, so the derivatives by the three moments that depend
+    on the first volume (its mean, its mean square and its mean product with the second) go back through the transposed
+    window.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, first: Tensor, second: Tensor, weights: tuple[float, ...], correction: float, c1: float, c2: float
+    ) -> Tensor:
+        # SSIM needs the two variances only as their sum, so four moments suffice where the formula shows five.
+        moments = torch.stack([first, second, first.square().addcmul_(second, second), first * second])
+        mean1, mean2, squares, products = _smooth(moments, weights)
+        mean_product = mean1 * mean2
+        mean_squares = mean1.square().addcmul_(mean2, mean2)
+        below_luminance = mean_squares + c1
+        below_structure = correction * (squares - mean_squares) + c2
+        luminance = (2 * mean_product + c1) / below_luminance
+        structure = (2 * correction * (products - mean_product) + c2) / below_structure
+        similarity = luminance * structure
+        if first.requires_grad:
+            by_luminance, by_structure = structure / below_luminance, luminance / below_structure
+            by_mean = 2 * (
+                by_luminance * (mean2 - mean1 * luminance) - correction * by_structure * (mean2 - mean1 * structure)
+            )
+            by_squares = -correction * by_structure * structure
+            by_products = 2 * correction * by_structure
+            back = _smooth(torch.stack([by_mean, by_squares, by_products]), weights, transposed=True)
+            context.save_for_backward((back[0] + 2 * first * back[1] + second * back[2]) / similarity.numel())
+        return similarity.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient * context.saved_tensors[0], None, None, None, None, None
 
 
 def _window(window: str) -> tuple[tuple[float, ...], float]:
@@ -85,12 +124,14 @@ def _window(window: str) -> tuple[tuple[float, ...], float]:
     raise ValueError(f"unknown SSIM window {window!r}, known: {', '.join(SSIM_WINDOWS)}")
 
 
-def _smooth(volumes: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Weighted means along the last three axes, kept only where the whole window lies inside the volume."""
-    *_, nx, ny, nz = volumes.shape
-    along_x, along_y, along_z = (
-        _band(length, weights, volumes.dtype, volumes.device) for length in (nx, ny, nz)
-    )  # (n - w + 1, n) each
+def _smooth(volumes: Tensor, weights: tuple[float, ...], *, transposed: bool = False) -> Tensor:
+    """Weighted means along the last three axes, kept only where the whole window lies inside the volume.
+
+    ``transposed`` is the adjoint: values at those places are handed back to the voxels of their windows.
+    """
+    grown = len(weights) - 1 if transposed else 0
+    bands = [_band(length + grown, weights, volumes.dtype, volumes.device) for length in volumes.shape[-3:]]
+    along_x, along_y, along_z = (band.T.contiguous() for band in bands) if transposed else bands
     smooth = volumes @ along_z.T
     smooth = along_y @ smooth
     return (along_x @ smooth.flatten(-2)).unflatten(-1, smooth.shape[-2:])

@@ -61,6 +61,18 @@ def get_map(name: str) -> PerfusionMap:
     return MAPS[name]
 
 
+def chosen_maps(name: str) -> tuple[PerfusionMap, ...]:
+    """The map of that name; of ``all``, the five of them, which one network can make at once.
+
+    Raises:
+        ValueError: no such map; the message lists the known names.
+
+    >>> [entry.name for entry in chosen_maps("all")]
+    ['tmax', 'cbf', 'cbv', 'mtt', 'ttp']
+    """
+    return tuple(MAPS.values()) if name == "all" else (get_map(name),)
+
+
 def normalise(values: Values, bounds: tuple[float, float]) -> Values:
     """Map physical ``values`` (array or tensor, any shape) from ``bounds`` to [-1, 1]; values outside are clipped."""
     low, high = bounds

@@ -89,12 +89,14 @@ class NetworkProfile:
     generator_filters: int
     discriminator_filters: int
     discriminator_layers: int
+    input: str  # tof, or tof+mirror: the left-right mirror as a second channel
 
 
 @dataclass(frozen=True)
 class TrainingProfile:
-    """Objective and optimiser."""
+    """Objective, optimiser and where to compute."""
 
+    objective: str  # intended, or released: SSIM without gradient and two sigmoids, as in the released code
     generator_rate: float
     discriminator_rate: float
     betas: tuple[float, float]  # of Adam
@@ -107,7 +109,11 @@ class TrainingProfile:
     initial_spread: float  # standard deviation of the initial weights
     flip: bool  # mirror half of the patients left to right
     criterion: str  # best epoch on the validation split by mae or ssim
+    batch: int  # patients a step, over all devices
+    precision: str  # float32 or bfloat16 (of convolutions and matrix products; weights stay float32)
+    checkpoint_activations: bool  # compute them again in the backward pass: less memory, more time
     device: str  # auto, cpu, cuda or mps
+    devices: int  # how many of them train one model together
 
 
 @dataclass(frozen=True)

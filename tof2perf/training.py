@@ -1,128 +1,37 @@
-"""Training of one pix2pix GAN: the step, the epochs, and a checkpoint that resumes exactly where a run died."""
+"""Training of one pix2pix GAN: the epochs, and a checkpoint that resumes exactly where a run died."""
 
 import dataclasses
+import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 import yaml
+from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tof2perf.cohort import participants, write_table, write_text
+from tof2perf.cohort import CohortError, participants, write_table, write_text
 from tof2perf.dataset import PairDataset
-from tof2perf.losses import SSIM_WINDOWS, adversarial, l1, ssim
-from tof2perf.maps import get_map
-from tof2perf.networks import PatchDiscriminator, UNetGenerator
+from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, on_device
+from tof2perf.losses import SSIM_WINDOWS, ssim
+from tof2perf.maps import chosen_maps
+from tof2perf.networks import UNetGenerator
+from tof2perf.pix2pix import INPUTS, LOSSES, OBJECTIVES, Pix2Pix
 from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_tensors
 
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
+SMALL = 2**20  # voxels up to which time is scarcer than memory
 SCHEDULES = ("constant", "linear", "cosine")
 CRITERIA = {"mae": ("validation_mae", 1), "ssim": ("validation_ssim", -1)}  # column of the history, sign to minimise
-LOSSES = ("discriminator", "adversarial", "l1", "ssim", "generator")
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stood and what to do, in one line."""
-
-
-class Pix2Pix:
-    """Generator, discriminator and their optimisers.
-
-    Args:
-        network: profile section with ``levels``, ``generator_filters``, ``discriminator_filters``,
-            ``discriminator_layers``.
-        training: profile section with rates, loss weights and schedule.
-        seed: seed of the initial weights.
-        device: where to compute.
-    """
-
-    def __init__(self, network: Any, training: Any, *, seed: int, device: torch.device) -> None:
-        weights = torch.Generator().manual_seed(seed)
-        self.generator = UNetGenerator(levels=network.levels, filters=network.generator_filters, generator=weights).to(
-            device
-        )
-        self.discriminator = PatchDiscriminator(
-            filters=network.discriminator_filters, layers=network.discriminator_layers, generator=weights
-        ).to(device)
-        self.training = training
-        self.device = device
-        self.optimisers = {
-            "generator": _adam(self.generator, training.generator_rate, training.betas),
-            "discriminator": _adam(self.discriminator, training.discriminator_rate, training.betas),
-        }
-
-    def step(self, tof: Tensor, target: Tensor, *, rate: float) -> dict[str, float]:
-        """Learn from one batch.
-
-        Args:
-            tof, target: (batch, 1, x, y, z) in [-1, 1].
-            rate: factor on both learning rates, from the schedule.
-
-        Returns:
-            Every loss before its weight, and ``generator``, their weighted sum.
-        """
-        for name in self.optimisers:
-            for group in self.optimisers[name].param_groups:
-                group["lr"] = rate * getattr(self.training, f"{name}_rate")
-        losses = {name: torch.zeros(()) for name in LOSSES}
-
-        # Forward: once; both steps below use this volume.
-        generated = self.generator(tof)
-
-        # Discriminator step: the generated volume is detached, so nothing reaches the generator. Real and generated
-        # pair go through as one batch; normalisation is per volume, so neither sees the other.
-        if self.training.adversarial_weight:
-            self.discriminator.requires_grad_(True)
-            logits = self.discriminator(torch.cat([tof, tof]), torch.cat([target, generated.detach()]))
-            real, fake = logits.chunk(2)
-            losses["discriminator"] = 0.5 * (adversarial(real, real=True) + adversarial(fake, real=False))
-            self._descend("discriminator", losses["discriminator"])
-
-        # Generator step: against the discriminator just updated, whose own weights need no gradient now.
-        if self.training.adversarial_weight:
-            self.discriminator.requires_grad_(False)
-            losses["adversarial"] = adversarial(self.discriminator(tof, generated), real=True)
-        losses["l1"] = l1(generated, target)
-        if self.training.ssim_weight:
-            losses["ssim"] = 1.0 - ssim(generated, target, data_range=2.0, window=self.training.ssim_window)
-        losses["generator"] = sum(
-            weight * losses[name]
-            for name, weight in (
-                ("adversarial", self.training.adversarial_weight),
-                ("l1", self.training.l1_weight),
-                ("ssim", self.training.ssim_weight),
-            )
-        )
-        self._descend("generator", losses["generator"])
-        return {name: loss.item() for name, loss in losses.items()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on, named."""
-        tensors = {**prefixed("generator", self.generator.state_dict())}
-        tensors |= prefixed("discriminator", self.discriminator.state_dict())
-        for name, optimiser in self.optimisers.items():
-            for index, moments in optimiser.state_dict()["state"].items():
-                tensors |= prefixed(f"adam/{name}/{index}", moments)
-        return tensors
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave."""
-        for name, optimiser in self.optimisers.items():
-            getattr(self, name).load_state_dict(under(name, tensors))
-            groups = optimiser.state_dict()["param_groups"]
-            states = {index: under(f"adam/{name}/{index}", tensors) for index in groups[0]["params"]}
-            states = {index: moments for index, moments in states.items() if moments}
-            optimiser.load_state_dict({"state": states, "param_groups": groups})
-
-    def _descend(self, name: str, loss: Tensor) -> None:
-        self.optimisers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimisers[name].step()
 
 
 def train(
@@ -136,15 +45,16 @@ def train(
     seed: int,
     initialise_from: Path | None = None,
     progress: bool = True,
+    after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None = None,
 ) -> pd.DataFrame:
-    """Train one map of one cohort and keep the epoch that is best on the validation split.
+    """Train one map of one cohort, or all five at once, and keep the epoch that is best on the validation split.
 
     A run that dies continues from ``checkpoint`` in the model folder when called again and ends with the same bytes
     as an uninterrupted one. The checkpoint is removed once the four results below are written.
 
     Args:
         folder: preprocessed cohort, with ``participants.tsv``.
-        map_name: the target map.
+        map_name: the target map, or ``all`` for one generator of the five.
         model_folder: receives ``generator.safetensors`` and ``discriminator.safetensors`` (best epoch),
             ``history.csv`` and ``config.yaml``.
         network, training: sections of the profile.
@@ -152,6 +62,8 @@ def train(
         seed: the profile's seed; combined with the cohort's and the map's name, so that models are independent.
         initialise_from: model folder whose networks are the starting point (pegasus: its acute twin).
         progress: show a progress bar with the losses.
+        after_epoch: called with the new row of the history and the generator once the epoch's checkpoint is written;
+            what it raises ends the run. With one device only.
 
     Returns:
         History: one row an epoch with the mean of every loss, ``validation_mae`` in the map's unit inside the brain,
@@ -162,13 +74,65 @@ def train(
         CohortError: missing or bad files.
         ValueError: unknown map or setting.
     """
-    get_map(map_name)
-    _check_settings(training, epochs)
-    folder, model_folder = Path(folder), Path(model_folder)
-    device = choose_device(training.device)
+    chosen_maps(map_name)
+    _check_settings(network, training, epochs)
+    fabric = make_fabric(training)
+    run = functools.partial(
+        _run,
+        folder=Path(folder),
+        map_name=map_name,
+        model_folder=Path(model_folder),
+        network=network,
+        training=training,
+        epochs=epochs,
+        seed=seed,
+        initialise_from=initialise_from,
+        progress=progress,
+        after_epoch=after_epoch,
+    )
+    if training.devices == 1:
+        fabric.launch()
+        return run(fabric)
+    try:
+        return fabric.launch(run)
+    except torch.multiprocessing.ProcessRaisedException as error:
+        # The last line of a process's traceback is its error; if that is one of ours, pass it on as such.
+        kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
+        for known in (TrainingError, CohortError):
+            if kind.endswith(known.__name__):
+                raise known(message) from None
+        raise
+
+
+def _run(
+    fabric: Fabric,
+    *,
+    folder: Path,
+    map_name: str,
+    model_folder: Path,
+    network: Any,
+    training: Any,
+    epochs: int,
+    seed: int,
+    initialise_from: Path | None,
+    progress: bool,
+    after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None,
+) -> pd.DataFrame:
+    """What :func:`train` does, in each of the processes; the first one writes."""
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
     held_out = PairDataset(folder, participants(folder, "validation"), map_name)
-    model = Pix2Pix(network, training, seed=_seed(seed, folder.name, map_name, "weights"), device=device)
+    if network.input == "tof+mirror":
+        pairs.require_left_to_right()
+        held_out.require_left_to_right()
+    if fabric.device.type == "cpu" and pairs.tofs[0].numel() <= SMALL:
+        keep_freed_memory()
+    model = Pix2Pix(
+        network,
+        training,
+        maps=len(chosen_maps(map_name)),
+        seed=_seed(seed, folder.name, map_name, "weights"),
+        fabric=fabric,
+    )
     order = torch.Generator().manual_seed(_seed(seed, folder.name, map_name, "order"))
     config = {
         "cohort": folder.name,
@@ -181,33 +145,40 @@ def train(
         "initialised_from": _start_from(model, initialise_from) if initialise_from else None,
     }
     checkpoint = model_folder / "checkpoint"
-    for leftover in model_folder.glob(".*.part"):  # a process that was killed while it wrote
-        leftover.unlink()
+    if fabric.is_global_zero:
+        for leftover in model_folder.glob(".*.part"):  # a process that was killed while it wrote
+            leftover.unlink()
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     if checkpoint.exists():
         history, best = _resume(checkpoint, config, model, order)
+    fabric.barrier()
 
+    batches = math.ceil(len(pairs) / training.batch)
     steps = tqdm(
-        total=epochs * len(pairs),
-        initial=len(history) * len(pairs),
+        total=epochs * batches,
+        initial=len(history) * batches,
         desc=f"{folder.name} {map_name}",
         mininterval=1.0,
-        disable=not progress,
+        disable=not (progress and fabric.is_global_zero),
     )
-    with steps:
+    # Convolutions on GPUs otherwise choose their algorithm by how fast it happened to be, and add up in any order.
+    with steps, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for epoch in range(len(history) + 1, epochs + 1):
             sums = dict.fromkeys(LOSSES, 0.0)
             rate = rate_factor(training.schedule, decay_from=training.decay_from, epoch=epoch, epochs=epochs)
-            for patient, tof, target in pairs.shuffled(order, flip=training.flip):
-                losses = model.step(tof.to(device)[None], target.to(device)[None], rate=rate)
-                _check(losses, f"epoch {epoch}, patient {patient}", checkpoint)
+            shares = pairs.batches(
+                order, flip=training.flip, size=training.batch, rank=fabric.global_rank, processes=fabric.world_size
+            )
+            for patients, tof, target in on_device(shares, fabric.device):
+                losses = model.step(tof, target, rate=rate)
+                _check(losses, f"epoch {epoch}, patient {patients}", checkpoint)
                 for name in LOSSES:
                     sums[name] += losses[name]
                 steps.set_postfix({name: f"{losses[name]:.3g}" for name in LOSSES}, refresh=False)
                 steps.update()
-            row = {"epoch": epoch, **{name: total / len(pairs) for name, total in sums.items()}, "rate": rate}
-            row |= validate(model.generator, held_out, map_name, device=device)
+            row = {"epoch": epoch, **{name: total / batches for name, total in sums.items()}, "rate": rate}
+            row |= validate(model.generator, held_out, map_name, fabric=fabric)
             _check(row, f"epoch {epoch}, validation", checkpoint)
             history.append(row)
             if best_epoch(history, training.criterion) == epoch:
@@ -215,55 +186,53 @@ def train(
                 best = {}
                 for name, part in networks.items():
                     best |= prefixed(name, {key: value.cpu().clone() for key, value in part.state_dict().items()})
-            tensors = model.state() | prefixed("best", best) | {"order": order.get_state()}
-            write_tensors(checkpoint, tensors, {"config": config, "history": history})
+            if fabric.is_global_zero:
+                tensors = model.state() | prefixed("best", best) | {"order": order.get_state()}
+                write_tensors(checkpoint, tensors, {"config": config, "history": history})
+            if after_epoch:
+                after_epoch(row, model.generator)
 
     frame = pd.DataFrame(history)
     header = {"map": map_name, "cohort": folder.name, "network": config["network"]}
     config["best_epoch"] = best_epoch(history, training.criterion)
-    write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
-    write_table(model_folder / "history.csv", frame)
-    write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_tensors(model_folder / "generator.safetensors", under("generator", best), header)
-    checkpoint.unlink(missing_ok=True)
+    if fabric.is_global_zero:
+        write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
+        write_table(model_folder / "history.csv", frame)
+        write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_tensors(model_folder / "generator.safetensors", under("generator", best), header)
+        checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
     return frame
 
 
-def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, device: torch.device) -> dict[str, float]:
-    """Error of the generator on held-out pairs, in eval mode.
+def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, fabric: Fabric) -> dict[str, float]:
+    """Error of the generator on held-out pairs, in eval mode and, like inference, in single precision.
 
     Returns:
         ``validation_mae``: mean over patients of the mean absolute error inside the brain, in the map's unit;
         ``validation_ssim``: mean over patients of the 3D SSIM of the whole normalised volume.
+        Of several maps: ``validation_mae_<map>`` in the unit of each, and as ``validation_mae`` the mean over the maps
+        of the error as a share of the map's range.
     """
-    low, high = get_map(map_name).bounds
-    errors, similarities = [], []
+    maps = chosen_maps(map_name)
+    found = torch.zeros(len(pairs), len(maps) + 1, dtype=torch.float64)  # errors of every map as shares, SSIM
     generator.eval()
     with torch.no_grad():
-        for index, mask in enumerate(pairs.masks):
-            tof, target = (volume.to(device) for volume in pairs[index])
+        for index in range(fabric.global_rank, len(pairs), fabric.world_size):
+            tof, target = (volume.to(fabric.device) for volume in pairs[index])
             generated = generator(tof[None])[0]
-            error = (generated - target)[mask.to(device)].abs().mean() * (high - low) / 2
-            errors.append(error.item())
-            similarities.append(ssim(generated[None], target[None], data_range=2.0).item())
+            mask = pairs.masks[index].to(fabric.device)[0]
+            found[index, :-1] = (generated - target)[:, mask].abs().mean(dim=1).cpu() / 2
+            found[index, -1] = ssim(generated[None], target[None], data_range=2.0).item()
     generator.train()
-    return {
-        "validation_mae": math.fsum(errors) / len(errors),
-        "validation_ssim": math.fsum(similarities) / len(similarities),
-    }
-
-
-def _adam(network: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=(betas[0], betas[1]), fused=True)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one; any other name is taken as PyTorch knows it (cpu, cuda, mps, cuda:1)."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if fabric.world_size > 1:
+        found = fabric.all_reduce(found.to(fabric.device), reduce_op="sum").cpu()
+    *shares, similarity = (math.fsum(column) / len(pairs) for column in found.T.tolist())
+    errors = [share * (entry.bounds[1] - entry.bounds[0]) for share, entry in zip(shares, maps, strict=True)]
+    if len(maps) == 1:
+        return {"validation_mae": errors[0], "validation_ssim": similarity}
+    each = {f"validation_mae_{entry.name}": error for entry, error in zip(maps, errors, strict=True)}
+    return {"validation_mae": math.fsum(shares) / len(maps), "validation_ssim": similarity, **each}
 
 
 def _seed(seed: int, *names: str) -> int:
@@ -302,13 +271,24 @@ def best_epoch(history: Sequence[Mapping[str, float]], criterion: str) -> int:
     return int(min(history, key=lambda row: sign * row[column])["epoch"])
 
 
-def _check_settings(training: Any, epochs: int) -> None:
+def _check_settings(network: Any, training: Any, epochs: int) -> None:
     """Refuse now what would fail only after an epoch."""
-    for name, known in (("schedule", SCHEDULES), ("criterion", CRITERIA), ("ssim_window", SSIM_WINDOWS)):
-        if getattr(training, name) not in known:
-            raise ValueError(f"unknown {name} '{getattr(training, name)}': choose one of {', '.join(known)}")
+    for section, name, known in (
+        (training, "schedule", SCHEDULES),
+        (training, "criterion", CRITERIA),
+        (training, "ssim_window", SSIM_WINDOWS),
+        (training, "objective", OBJECTIVES),
+        (training, "precision", PRECISIONS),
+        (network, "input", INPUTS),
+    ):
+        if getattr(section, name) not in known:
+            raise ValueError(f"unknown {name} '{getattr(section, name)}': choose one of {', '.join(known)}")
     if epochs < 1:
         raise ValueError(f"cannot train for {epochs} epochs: give at least 1")
+    if training.batch < 1 or training.devices < 1 or training.batch % training.devices:
+        raise ValueError(
+            f"a batch of {training.batch} cannot be shared by {training.devices} devices: give a multiple of devices"
+        )
 
 
 def _check(values: Mapping[str, float], where: str, checkpoint: Path) -> None:

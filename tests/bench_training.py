@@ -1,0 +1,195 @@
+"""Time and memory of the training step; run by `make bench`, never as a test: nothing here passes or fails by time.
+
+Side by side in one run: a large matrix product (what the machine can do), the released code's step, ours, and the parts
+of ours. Arithmetic is counted as multiplications and additions of the convolutions alone.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from released_step import ReleasedStep
+from torch import Tensor, nn
+
+from tof2perf.devices import keep_freed_memory, make_fabric
+from tof2perf.losses import ssim
+from tof2perf.pix2pix import Pix2Pix
+from tof2perf.profiles import load_profile
+
+SIZES = {
+    "64x64x32, 16 filters": ((64, 64, 32), 16, 5),
+    "128x128x64, 32 filters": ((128, 128, 64), 32, 6),
+    "256x256x128, 64 filters": ((256, 256, 128), 64, 7),
+}
+SMALLER = list(SIZES)[:2]
+FULL = list(SIZES)[2]
+PRODUCT = 3000  # rows and columns of the matrices
+GROUPS = ("first layer", "middle layers", "bottleneck", "up path", "last layer", "discriminator", "SSIM", "optimiser")
+
+
+def build(size: str, **options) -> tuple[Pix2Pix, Tensor, Tensor]:
+    """A model of the profile laptop at another size, and one pair of random volumes."""
+    shape, filters, levels = SIZES[size]
+    profile = load_profile("laptop")
+    network = dataclasses.replace(
+        profile.network, levels=levels, generator_filters=filters, discriminator_filters=filters
+    )
+    training = dataclasses.replace(profile.training, device="cpu", **options)
+    if size != FULL:
+        keep_freed_memory()
+    model = Pix2Pix(network, training, seed=1, fabric=make_fabric(training))
+    tof, target = torch.rand((2, 1, 1, *shape), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return model, tof, target
+
+
+def rounds(size: str) -> dict[str, int]:
+    return {"rounds": 20 if size == SMALLER[0] else 5, "warmup_rounds": 2, "iterations": 1}
+
+
+def arithmetic(block: nn.Module, passes: int, coarse: tuple[int, ...]) -> int:
+    """Operations of a convolution: every weight meets every voxel of the coarser grid (or of the answers)."""
+    weights = next(module for module in block.modules() if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)).weight
+    voxels = coarse[0] * coarse[1] * coarse[2]
+    return 2 * passes * weights.numel() * voxels
+
+
+def step_arithmetic(size: str) -> dict[str, int]:
+    """Operations a step of each group, from the shapes of weights and volumes."""
+    (shape, _, levels), (model, _, _) = SIZES[size], build(size)
+    halved = [tuple(length >> level for length in shape) for level in range(levels + 1)]
+    found = dict.fromkeys(GROUPS, 0)
+    for level, block in enumerate(model.generator.down, start=1):
+        group = "first layer" if level == 1 else "bottleneck" if level == levels else "middle layers"
+        found[group] += arithmetic(block, 2 if level == 1 else 3, halved[level])
+    for step, block in enumerate(model.generator.up):
+        found["bottleneck" if step == 0 else "up path"] += arithmetic(block, 3, halved[levels - step])
+    found["last layer"] = arithmetic(model.generator.output, 3, halved[1])
+    # Twice (real, generated) forward and backward for its own weights, once forward and back for the generator.
+    first, *others = model.discriminator.down
+    found["discriminator"] = arithmetic(first, 4, halved[1]) + 2 * arithmetic(first, 1, halved[1])
+    for level, block in enumerate(others, start=2):
+        found["discriminator"] += arithmetic(block, 8, halved[level])
+    patches = halved[model.discriminator.layers]
+    for shrunk, block in ((1, model.discriminator.wide), (2, model.discriminator.output)):
+        found["discriminator"] += arithmetic(block, 8, tuple(length - shrunk for length in patches))
+    return found
+
+
+@pytest.mark.benchmark(group="matrix product")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_matrix_product(benchmark, precision):
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand((2, PRODUCT, PRODUCT), generator=generator).to(getattr(torch, precision))
+    benchmark.extra_info["operations"] = 2 * PRODUCT**3
+    benchmark.pedantic(torch.mm, (first, second), rounds=10, warmup_rounds=2)
+
+
+@pytest.mark.benchmark(group="step")
+@pytest.mark.parametrize("algorithm", ["released", "ours", "ours in bfloat16"])
+@pytest.mark.parametrize("size", SMALLER)
+def test_step(benchmark, size, algorithm):
+    model, tof, target = build(size, precision="bfloat16" if "bfloat16" in algorithm else "float32")
+    benchmark.extra_info["operations"] = sum(step_arithmetic(size).values())
+    if algorithm == "released":
+        _, filters, levels = SIZES[size]
+        benchmark.pedantic(ReleasedStep(levels=levels, filters=filters), (tof, target), **rounds(size))
+    else:
+        benchmark.pedantic(model.step, (tof, target), {"rate": 1.0}, **rounds(size))
+
+
+@pytest.mark.benchmark(group="part")
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("size", SMALLER)
+def test_part_of_the_step(benchmark, size, group):
+    """Forward and backward pass of some layers alone, on the volumes they get in a step."""
+    model, tof, target = build(size)
+    generator, discriminator = model.generator, model.discriminator
+    downs, ups = list(generator.down), list(generator.up)
+    blocks = {
+        "first layer": downs[:1],
+        "middle layers": downs[1:-1],
+        "bottleneck": [downs[-1], ups[0]],
+        "up path": ups[1:],
+        "last layer": [generator.output],
+    }
+    seen: dict[nn.Module, list[Tensor]] = {}
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, _: seen.update({module: [v.detach() for v in inputs]}))
+        for block in (*downs, *ups, generator.output)
+    ]
+    with torch.no_grad():
+        generated = generator(tof)
+    for hook in hooks:
+        hook.remove()
+
+    def layers() -> None:
+        for block in blocks[group]:
+            inputs = [volume.requires_grad_(block is not downs[0]) for volume in seen[block]]
+            answer = block(*inputs)
+            answer.backward(torch.ones_like(answer))
+
+    def judged() -> None:
+        discriminator.requires_grad_(True)
+        for part in model._judged(tof, target, generated):
+            part.backward()
+        discriminator.requires_grad_(False)
+        model._answers(tof, generated.requires_grad_(True)).sum().backward()
+
+    def similarity() -> None:
+        ssim(generated.requires_grad_(True), target, data_range=2.0).backward()
+
+    def optimised() -> None:
+        for optimiser in model.optimisers.values():
+            optimiser.step()
+
+    if group == "optimiser":
+        for part in (generator, discriminator):
+            for weight in part.parameters():
+                weight.grad = torch.ones_like(weight)
+    benchmark.extra_info["operations"] = step_arithmetic(size)[group]
+    work = {"discriminator": judged, "SSIM": similarity, "optimiser": optimised}.get(group, layers)
+    benchmark.pedantic(work, **rounds(size))
+
+
+ALONE = """
+import json, resource, sys, time
+sys.path.insert(0, sys.argv[1])
+import bench_training as bench
+
+model, tof, target = bench.build(bench.FULL, **json.loads(sys.argv[2]))
+for _ in range(2):  # the second has the optimisers' moments in memory, as all that follow
+    start, cpu = time.perf_counter(), time.process_time()
+    model.step(tof, target, rate=1.0)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+unit = 1024 if sys.platform == "linux" else 1
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_gb": peak / 1e9}))
+"""
+
+
+@pytest.mark.benchmark(group="full size")
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_full_size_step(benchmark, precision, recompute):
+    """The second step at the paper's size in a process of its own, whose largest memory can be read."""
+    options = json.dumps({"precision": precision, "checkpoint_activations": recompute})
+    here = Path(__file__).resolve().parent
+    environment = os.environ | {"PYTHONPATH": str(here.parent)}
+
+    def run() -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, str(here), options],
+            env=environment,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        benchmark.extra_info.update(json.loads(done.stdout.splitlines()[-1]))
+
+    benchmark.extra_info["operations"] = sum(step_arithmetic(FULL).values())
+    benchmark.pedantic(run, rounds=1)

@@ -1,0 +1,88 @@
+"""The released code's training step in words of our own, as a yardstick for time: not for training anything.
+
+What it does differently (facts about the released code, see the README): batch normalisation; the discriminator ends in
+a sigmoid and its loss takes logits; the generated volume is not detached, so the discriminator's loss, the adversarial
+loss and the reconstruction loss each run back through the generator; SSIM is computed in NumPy.
+"""
+
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KERNEL = {"kernel_size": 4, "stride": 2, "padding": 1}
+
+
+class Generator(nn.Module):
+    """pix2pix's U-Net in 3D with batch normalisation and every skip connection copied."""
+
+    def __init__(self, *, levels: int, filters: int) -> None:
+        super().__init__()
+        widths = [filters * min(2**level, 8) for level in range(levels)]
+        self.down = nn.ModuleList()
+        for level, width in enumerate(widths):
+            convolution = nn.Conv3d(widths[level - 1] if level else 1, width, **KERNEL)
+            normalised = [nn.BatchNorm3d(width)] if 0 < level < levels - 1 else []
+            self.down.append(nn.Sequential(convolution, *normalised, nn.LeakyReLU(0.2)))
+        self.up = nn.ModuleList()
+        for level in reversed(range(1, levels)):
+            inside = widths[level] if level == levels - 1 else 2 * widths[level]
+            width = widths[level - 1]
+            self.up.append(nn.Sequential(nn.ConvTranspose3d(inside, width, **KERNEL), nn.BatchNorm3d(width), nn.ReLU()))
+        self.last = nn.ConvTranspose3d(2 * widths[0], 1, **KERNEL)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        skips = []
+        for down in self.down:
+            volume = down(volume)
+            skips.append(volume)
+        volume = skips.pop()
+        for up in self.up:
+            volume = torch.cat([up(volume), skips.pop()], dim=1)
+        return torch.tanh(self.last(volume))
+
+
+def discriminator(*, filters: int, layers: int = 3) -> nn.Module:
+    """PatchGAN in 3D that ends in a sigmoid."""
+    parts: list[nn.Module] = [nn.Conv3d(2, filters, **KERNEL), nn.LeakyReLU(0.2)]
+    width = filters
+    for layer in range(1, layers):
+        before, width = width, filters * 2**layer
+        parts += [nn.Conv3d(before, width, **KERNEL), nn.BatchNorm3d(width), nn.LeakyReLU(0.2)]
+    wide = filters * 2**layers
+    parts += [nn.Conv3d(width, wide, kernel_size=4, padding=1), nn.BatchNorm3d(wide), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*parts, nn.Conv3d(wide, 1, kernel_size=4, padding=1), nn.Sigmoid())
+
+
+class ReleasedStep:
+    """Both networks, their optimisers, and one step."""
+
+    def __init__(self, *, levels: int, filters: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.generator = Generator(levels=levels, filters=filters)
+            self.discriminator = discriminator(filters=filters)
+        self.g_adam = torch.optim.Adam(self.generator.parameters(), lr=1e-4, betas=(0.5, 0.999))
+        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), lr=1e-5, betas=(0.5, 0.999))
+
+    def __call__(self, tof: Tensor, target: Tensor) -> float:
+        generated = self.generator(tof)
+
+        self.d_adam.zero_grad()
+        _against(self.discriminator(torch.cat([tof, target], dim=1)), 1.0).backward()
+        _against(self.discriminator(torch.cat([tof, generated], dim=1)), 0.0).backward(retain_graph=True)
+        self.d_adam.step()
+
+        self.g_adam.zero_grad()
+        _against(self.discriminator(torch.cat([tof, generated], dim=1)), 1.0).backward(retain_graph=True)
+        similarity = structural_similarity(
+            generated.detach()[0, 0].numpy(), target[0, 0].numpy(), data_range=2.0, gaussian_weights=False
+        )
+        loss = 0.16 * F.l1_loss(generated, target) + 0.84 * (1 - (float(similarity) + 1) / 2)
+        loss.backward()
+        self.g_adam.step()
+        return loss.item()
+
+
+def _against(probabilities: Tensor, answer: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(probabilities, torch.full_like(probabilities, answer))

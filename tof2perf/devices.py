@@ -1,0 +1,75 @@
+"""Where training computes: one device or several, in which precision, and how data get there."""
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one; any other name is taken as PyTorch knows it (cpu, cuda, mps, cuda:1)."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def make_fabric(training: Any) -> Fabric:
+    """Lightning Fabric for a profile's training section: ``device``, ``devices`` and ``precision``.
+
+    With several devices ``launch`` starts one process for each; gradients are averaged over them.
+    """
+    device = choose_device(training.device)
+    devices = [device.index] if device.index is not None else training.devices
+    return Fabric(
+        accelerator=device.type,
+        devices=devices,
+        strategy="ddp_spawn" if training.devices > 1 else "auto",
+        precision=PRECISIONS[training.precision],
+    )
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory it frees, for the next step needs the same again.
+
+    The C library of Linux returns every large block to the system at once, and the system clears each page when it is
+    asked for it anew: a sixth of a step at 128x128x64. Elsewhere nothing is done. Costs memory where blocks of many
+    sizes come and go, hence not for volumes at full size.
+    """
+    trim_threshold, mmap_max = -1, -4  # mallopt's names for them
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(trim_threshold, -1)
+            ctypes.CDLL(None).mallopt(mmap_max, 0)
+
+
+def on_device(
+    batches: Iterator[tuple[str, Tensor, Tensor]], device: torch.device
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The batches, on the device. To a CUDA device the next one is copied, from pinned memory, while one computes."""
+    if device.type != "cuda":
+        for patients, *volumes in batches:
+            yield (patients, *(volume.to(device) for volume in volumes))
+        return
+    copying = torch.cuda.Stream(device)
+    ahead = None
+    for patients, *volumes in batches:
+        with torch.cuda.stream(copying):
+            moved = [volume.pin_memory().to(device, non_blocking=True) for volume in volumes]
+        if ahead is not None:
+            yield ahead
+        # The computing stream waits for this copy, and the allocator learns that it uses the memory.
+        torch.cuda.current_stream(device).wait_stream(copying)
+        for volume in moved:
+            volume.record_stream(torch.cuda.current_stream(device))
+        ahead = (patients, *moved)
+    if ahead is not None:
+        yield ahead
