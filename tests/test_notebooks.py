@@ -136,7 +136,7 @@ def test_default_parameters_are_those_of_the_default_run(path):
 @every_explore_notebook
 def test_an_explore_notebook_opens_with_the_default_profile_in_its_own_folder(path):
     parameters = fingerprints.read_notebook(path).parameters
-    assert parameters["profile"] == "laptop"
+    assert parameters["profile"] in ("laptop", "smoke")  # what trains tries itself on the smaller one
     assert (path.parent / parameters["root"]).resolve() == REPOSITORY
 
 
