@@ -92,7 +92,7 @@ def cohort(tmp_path, rng):
 def _train(
     cohort: Path, model: Path, *, map_name: str = "tmax", network=None, epochs: int = 4, seed: int = 7, **options
 ):
-    twin = options.pop("initialise_from", None)
+    twin, after_epoch = options.pop("initialise_from", None), options.pop("after_epoch", None)
     return train(
         cohort,
         map_name,
@@ -102,6 +102,7 @@ def _train(
         epochs=epochs,
         seed=seed,
         initialise_from=twin,
+        after_epoch=after_epoch,
         progress=False,
     )
 
@@ -399,6 +400,45 @@ def test_interrupted_run_goes_on_in_the_epoch_it_was_in(cohort, tmp_path, monkey
     _train(cohort, tmp_path / "stopped")
     assert len(done) == 12 - 3 * (steps // 3)
     assert _bytes(tmp_path / "stopped") == _bytes(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"objective": "released", "batch": 2},
+        {"precision": "bfloat16", "checkpoint_activations": True},
+        {"adversarial_weight": 0.0, "network": Network(input="tof+mirror")},
+    ],
+    ids=["released objective in batches", "bfloat16 recomputed", "no discriminator, mirrored"],
+)
+def test_interrupted_run_with_switches_ends_with_the_same_bytes_and_history(cohort, tmp_path, monkeypatch, switch):
+    undisturbed = _train(cohort, tmp_path / "undisturbed", **switch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        _interrupt_after(patch, 5)
+        _train(cohort, tmp_path / "stopped", **switch)
+    pd.testing.assert_frame_equal(_train(cohort, tmp_path / "stopped", **switch), undisturbed, check_exact=True)
+    assert _bytes(tmp_path / "stopped") == _bytes(tmp_path / "undisturbed")
+
+
+def test_without_an_adversary_the_discriminator_stays_as_it_was(cohort, tmp_path):
+    _train(cohort, tmp_path / "short", epochs=1, adversarial_weight=0.0)
+    _train(cohort, tmp_path / "long", epochs=3, adversarial_weight=0.0)
+    short, long = (read_tensors(tmp_path / name / "discriminator.safetensors")[0] for name in ("short", "long"))
+    assert all(torch.equal(short[key], long[key]) for key in short)
+
+
+def test_what_is_called_after_an_epoch_sees_its_row_and_may_end_the_run(cohort, tmp_path):
+    rows = []
+
+    def stop(row, generator):
+        rows.append(row)
+        assert (tmp_path / "model" / "checkpoint").exists()
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(cohort, tmp_path / "model", after_epoch=stop)
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 @pytest.fixture

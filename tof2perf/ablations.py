@@ -162,7 +162,7 @@ def _check_same(model: Path, folder: Path, model_map: str, settings: dict[str, A
     """
     found = yaml.safe_load((model / "config.yaml").read_text(encoding="utf-8"))
     sections = {
-        key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for key, value in settings.items()
+        key: dataclasses.asdict(value) if not isinstance(value, int) else value for key, value in settings.items()
     }
     wanted = json.loads(json.dumps(sections))  # tuples as lists, as the file has them
     wanted["data"] = PairDataset(folder, participants(folder, "train"), model_map).fingerprint()

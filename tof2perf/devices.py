@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,6 +37,15 @@ def make_fabric(training: Any) -> Fabric:
     )
 
 
+def mean_over_processes(values: Tensor, fabric: Fabric) -> Tensor:
+    """The mean of what every process holds; with one process, what it holds."""
+    if fabric.world_size == 1:
+        return values
+    averaged = fabric.all_reduce(values, reduce_op="mean")
+    assert isinstance(averaged, Tensor)
+    return averaged
+
+
 def keep_freed_memory() -> None:
     """Let this process keep the memory it frees, for the next step needs the same again.
 
@@ -56,20 +65,20 @@ def on_device(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The batches, on the device. To a CUDA device the next one is copied, from pinned memory, while one computes."""
     if device.type != "cuda":
-        for patients, *volumes in batches:
-            yield (patients, *(volume.to(device) for volume in volumes))
+        for patients, tof, target in batches:
+            yield patients, tof.to(device), target.to(device)
         return
     copying = torch.cuda.Stream(device)
     ahead = None
     for patients, *volumes in batches:
         with torch.cuda.stream(copying):
-            moved = [volume.pin_memory().to(device, non_blocking=True) for volume in volumes]
+            tof, target = (volume.pin_memory().to(device, non_blocking=True) for volume in volumes)
         if ahead is not None:
             yield ahead
         # The computing stream waits for this copy, and the allocator learns that it uses the memory.
         torch.cuda.current_stream(device).wait_stream(copying)
-        for volume in moved:
+        for volume in (tof, target):
             volume.record_stream(torch.cuda.current_stream(device))
-        ahead = (patients, *moved)
+        ahead = (patients, tof, target)
     if ahead is not None:
         yield ahead

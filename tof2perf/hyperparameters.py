@@ -23,7 +23,7 @@ from tof2perf.profiles import Profile, load_profile
 from tof2perf.training import TrainingError, train
 
 TOTAL = 100.0  # of the three weights; only their ratio to each other matters to Adam
-GOALS = {"mae": "minimize", "ssim": "maximize", "dice": "maximize"}
+GOALS: dict[str, Any] = {"mae": "minimize", "ssim": "maximize", "dice": "maximize"}
 
 
 def search(

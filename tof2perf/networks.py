@@ -86,7 +86,7 @@ class UNetGenerator(nn.Module):
         for down in self.down:
             volume = self._passed(down, volume)
             skips.append(volume)
-        volumes = (skips.pop(),)
+        volumes: tuple[Tensor, ...] = (skips.pop(),)
         for up in self.up:
             volumes = (self._passed(up, *volumes), skips.pop())
         return torch.tanh(self._passed(self.output, *volumes))[inside]

@@ -7,6 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from tof2perf.devices import mean_over_processes
 from tof2perf.losses import adversarial, l1, ssim
 from tof2perf.networks import PatchDiscriminator, UNetGenerator
 from tof2perf.weights import prefixed, under
@@ -56,7 +57,7 @@ class Pix2Pix:
         # (PyTorch 2.13).
         self.layout = torch.channels_last_3d if fabric.device.type == "cuda" else torch.contiguous_format
         for part in (self.generator, self.discriminator):
-            part.to(device=fabric.device, memory_format=self.layout)
+            part.to(fabric.device).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.optimisers = {
             name: torch.optim.Adam(
                 getattr(self, name).parameters(),
@@ -163,4 +164,4 @@ class Pix2Pix:
 
     def _averaged(self, values: Tensor) -> Tensor:
         """The mean over all processes, each of which has an equal share of the batch."""
-        return self.fabric.all_reduce(values, reduce_op="mean") if self.fabric.world_size > 1 else values
+        return mean_over_processes(values, self.fabric)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from tof2perf.cohort import CohortError, participants, write_table, write_text
 from tof2perf.dataset import PairDataset
-from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, on_device
+from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, mean_over_processes, on_device
 from tof2perf.losses import SSIM_WINDOWS, ssim
 from tof2perf.maps import chosen_maps
 from tof2perf.networks import UNetGenerator
@@ -225,8 +225,8 @@ def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, fab
             found[index, :-1] = (generated - target)[:, mask].abs().mean(dim=1).cpu() / 2
             found[index, -1] = ssim(generated[None], target[None], data_range=2.0).item()
     generator.train()
-    if fabric.world_size > 1:
-        found = fabric.all_reduce(found.to(fabric.device), reduce_op="sum").cpu()
+    if fabric.world_size > 1:  # each process left zeros where the others measured
+        found = mean_over_processes(found.to(fabric.device), fabric).cpu() * fabric.world_size
     *shares, similarity = (math.fsum(column) / len(pairs) for column in found.T.tolist())
     errors = [share * (entry.bounds[1] - entry.bounds[0]) for share, entry in zip(shares, maps, strict=True)]
     if len(maps) == 1:
