@@ -134,11 +134,11 @@ lint: | environment  ## style and import floors
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 
-bench: | environment  ## seconds and memory of the training step, beside the released one: results/benchmarks.json
+bench: | environment  ## time and memory of simulation, deconvolution and the training step: results/benchmarks.json
 	@mkdir -p $(ROOT)/results
-	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider tests/bench_training.py \
+	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider $(wildcard tests/bench_*.py) \
 	    --benchmark-json=$(ROOT)/results/benchmarks.json --benchmark-columns=min,median,rounds
-	@$(PYTHON) tests/bench_table.py $(ROOT)/results/benchmarks.json
+	@$(PYTHON) tests/benchmark_tables.py $(ROOT)/results/benchmarks.json
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 	@$(RUNNER) status $(PLAN)

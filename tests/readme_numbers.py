@@ -3,10 +3,12 @@
 ``python tests/readme_numbers.py`` rewrites README.md; a test checks that nothing is left to rewrite.
 """
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import benchmark_tables
 import pandas as pd
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,7 +88,19 @@ def methods() -> str:
     return markdown(header, rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"phantom": phantom, "truth": truth, "methods": methods}
+def benchmarks() -> str:
+    """Time and memory, from `make bench`."""
+    return (
+        benchmark_tables.tables(json.loads((REFERENCE.parent / "benchmarks.json").read_text(encoding="utf-8"))) + "\n"
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "phantom": phantom,
+    "truth": truth,
+    "methods": methods,
+    "benchmarks": benchmarks,
+}
 
 
 def render(text: str) -> str:
