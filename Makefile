@@ -67,15 +67,19 @@ OUT := results/$(RUN_NAME)
 evaluations = $(foreach map,$(2),03-evaluate-$(1)-$(map))
 
 ifeq ($(DATA),)
-$(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c),$$(RUN))))
+$(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c) \
+    data/oracle/$(PROFILE)/$(c),$$(RUN))))
 endif
 $(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p cohort $(c),$(if \
     $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c)),$(PREPROCESSED)/$(c),$$(RUN))))
 $(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,02-train-$(c)-$(m),02-train,-p cohort $(c) -p map_name $(m),$(strip \
     01-preprocess-$(c) $(if $(filter pegasus,$(c)),02-train-acute-$(m))),,$(OUT)/models/$(c)_$(m),$$(RUN)))))
 $(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,03-evaluate-$(c)-$(m),03-evaluate,-p cohort $(c) -p map_name $(m),$(strip \
-    01-preprocess-$(c) 02-train-$(c)-$(m)),,$(OUT)/metrics/$(c)_$(m).csv '$(OUT)/predictions/$(c)/*_$(m).nii.gz',$$(RUN)))))
-$(eval $(call step,04-dice,04-dice,,01-preprocess-acute 03-evaluate-acute-tmax,data/published,'$(OUT)/tables/dice*' $(OUT)/lesions/acute))
+    $(if $(DATA),,00-simulate-$(c)) 01-preprocess-$(c) 02-train-$(c)-$(m)),,$(OUT)/metrics/$(c)_$(m).csv $(OUT)/metrics/$(c)_$(m)_relative.csv \
+    '$(OUT)/predictions/$(c)/*_$(m).nii.gz',$$(RUN)))))
+$(eval $(call step,04-dice,04-dice,,$(strip \
+    $(if $(DATA),,00-simulate-acute) 01-preprocess-acute 03-evaluate-acute-tmax),data/published,$(strip \
+    '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/acute)))
 $(eval $(call step,05-table1,05-table1,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))) 04-dice,data/published,$(strip \
     '$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv)))
 $(eval $(call step,06-figure1,06-figure1,,01-preprocess-acute 02-train-acute-tmax 03-evaluate-acute-tmax,,'$(OUT)/figures/figure1.*'))
@@ -84,6 +88,10 @@ $(eval $(call step,08-figure3,08-figure3,,01-preprocess-acute $(call evaluations
 $(eval $(call step,09-figure4,09-figure4,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/figure4.*'))
 $(eval $(call step,10-appendix4,10-appendix4,,01-preprocess-pegasus $(call evaluations,pegasus,$(MAPS)),,'$(OUT)/figures/appendix4.*'))
 $(eval $(call step,11-distributions,11-distributions,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))),,'$(OUT)/figures/distributions*'))
+
+$(eval $(call step,13-baselines,13-baselines,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))) 04-dice 05-table1,,$(strip \
+    '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*')))
+$(eval $(call step,14-lesions,14-lesions,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/lesion_*'))
 
 PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
@@ -157,7 +165,7 @@ clean:  ## remove figures, tables and caches, never data or models
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 clean-all: clean  ## remove all that was generated, of every profile, and .venv
-	rm -rf $(ROOT)/data/simulated $(ROOT)/data/preprocessed .venv tof2perf.egg-info
+	rm -rf $(ROOT)/data/simulated $(ROOT)/data/oracle $(ROOT)/data/preprocessed .venv tof2perf.egg-info
 	find $(ROOT)/results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +
 
 help:  ## this list

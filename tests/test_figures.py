@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from nibabel import orientations
 
-from tof2perf import figures
+from tof2perf import charts, drawing, figures
 from tof2perf.maps import MAPS
 from tof2perf.metrics import METRICS
 
@@ -179,7 +179,7 @@ def test_few_patients_are_each_shown_once(count, titles):
 def test_a_drawing_of_a_network_shows_every_shape():
     axis = plt.figure().add_subplot(xlim=(0, 100), ylim=(0, 100))
     layers = [("input", (1, 32, 32, 16)), ("down 1", (8, 16, 16, 8))]
-    figures.draw_layers(axis, layers, [(20, 50), (60, 50)], colours=["0.5", figures.REAL])
+    drawing.draw_layers(axis, layers, [(20, 50), (60, 50)], colours=["0.5", figures.REAL])
     assert [text.get_text() for text in axis.texts if text.get_text()] == ["1\n32×32×16", "8\n16×16×8"]
     assert len(axis.patches) == 6  # three faces a box
 
@@ -189,15 +189,15 @@ def test_distributions_show_every_patient_of_every_model(rng):
         {"cohort": cohort, "map": name, "predictor": predictor, **dict.fromkeys(METRICS, rng.random())}
         for cohort in ("acute", "pegasus")
         for name in MAPS
-        for predictor in ("gan", "mean-map")
+        for predictor in charts.COLOURS
         for _ in range(3)
     ]
-    figure = figures.distributions(pd.DataFrame(rows), label=LABEL, physical=True)
+    figure = charts.distributions(pd.DataFrame(rows), label=LABEL, physical=True)
     frames = figure.axes
     assert len(frames) == len(METRICS) * len(MAPS)
     for axis in frames:
         dots = sum(len(found.get_offsets()) for found in axis.collections)
-        assert dots == 2 * 2 * 3
+        assert dots == 2 * 3 * 3
     assert "MAE (ml/100 g/min)" in [axis.get_ylabel() for axis in frames]
 
 
@@ -208,8 +208,8 @@ def test_a_saved_figure_has_the_same_bytes_again_embedded_fonts_and_its_numbers(
         axis.plot([0, 1])
         figures.sign(figure, LABEL)
         numbers = {"dice": np.float64(0.5), "none": math.nan, "rows": [np.int64(3)], "nested": {"a": np.arange(2)}}
-        figures.save_figure(figure, tmp_path / folder, "figure9", numbers)
-    names = ["figure9.json", "figure9.pdf", "figure9.png"]
+        figures.save_figure(figure, tmp_path / folder, "figure9", numbers, caption="A line\n    and no more.")
+    names = ["figure9.json", "figure9.pdf", "figure9.png", "figure9.txt"]
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == names
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
@@ -226,7 +226,73 @@ def test_a_saved_figure_has_the_same_bytes_again_embedded_fonts_and_its_numbers(
     }
 
 
+def test_a_caption_ends_with_the_source(tmp_path):
+    figure = plt.figure()
+    figures.sign(figure, LABEL)
+    figures.save_figure(figure, tmp_path, "figure9", {}, caption="A line\n    and no more.")
+    assert (tmp_path / "figure9.txt").read_text() == f"A line and no more. Source: {LABEL}.\n"
+
+
+def test_simulated_and_real_data_carry_tags_of_different_words_and_colours():
+    tags = []
+    for label in (LABEL, "own data clinic, profile laptop"):
+        figure = plt.figure()
+        figures.sign(figure, label)
+        tag = next(text for text in figure.texts if text.get_gid() == "tag")
+        tags.append((tag.get_text(), tag.get_bbox_patch().get_facecolor()))
+    assert [word for word, _ in tags] == ["SIMULATED", "OWN DATA"] and tags[0][1] != tags[1][1]
+
+
+def test_the_tag_does_not_cover_the_source():
+    figure = plt.figure(figsize=(figures.SINGLE_MM / figures.INCH, 2))
+    figures.sign(figure, LABEL)
+    tag, source = (next(text for text in figure.texts if text.get_gid() == gid) for gid in ("tag", "source"))
+    assert tag.get_bbox_patch().get_window_extent().x1 < source.get_window_extent().x0
+    assert source.get_window_extent().x1 < figure.bbox.x1
+
+
+def ceiling():
+    rows = [
+        {"cohort": cohort, "map": name, "metric": metric, "position": 0.5, "low": 0.2, "high": 0.7}
+        for cohort in ("acute", "pegasus")
+        for name in MAPS
+        for metric in ("mae", "dice")
+    ]
+    rows[0] |= {"position": math.nan, "low": math.nan, "high": math.nan}
+    return pd.DataFrame(rows)
+
+
+def test_positions_are_drawn_where_there_are_any():
+    figure = charts.positions(ceiling(), label=LABEL)
+    marks = [sum(line.get_marker() == "o" for line in axis.lines) for axis in figure.axes]
+    assert marks == [9, 10]
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "acute Tmax"
+    assert charts.positions(ceiling().head(0), label="own data x, profile smoke").axes  # own data have no oracle
+
+
+def test_bland_altman_draws_a_dot_a_patient_and_three_lines_a_predictor():
+    volumes = pd.DataFrame({"predictor": ["gan", "gan", "oracle"], "real_ml": [1.0, 2, 3], "generated_ml": [2.0, 2, 5]})
+    agreement = pd.DataFrame(
+        {"predictor": ["gan", "oracle"], "bias_ml": [0.5, 2], "lower_ml": [-1, None], "upper_ml": [2, None]}
+    )
+    figure = charts.bland_altman(volumes, agreement, label=LABEL)
+    assert [len(axis.lines) for axis in figure.axes] == [1 + 3, 1 + 1]
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1.5, 1], [2, 0]]
+    assert figure.get_figwidth() * 25.4 == pytest.approx(figures.SINGLE_MM)
+
+
+def test_threshold_curves_show_the_real_volume_once_and_each_predictor():
+    rows = [
+        {"predictor": name, "threshold_s": t, "real_ml": 20 - t, "generated_ml": 15 - t, "dice_mean": 0.5}
+        for name in ("gan", "mean-map")
+        for t in (4.0, 6.0, 8.0, 10.0)
+    ]
+    figure = charts.threshold_curves(pd.DataFrame(rows), label=LABEL)
+    assert [len(axis.lines) for axis in figure.axes] == [3, 2]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["from DSC", "GAN", "training mean map"]
+
+
 def test_a_figure_that_does_not_state_its_source_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="does not state its source"):
-        figures.save_figure(plt.figure(), tmp_path, "figure9", {})
+        figures.save_figure(plt.figure(), tmp_path, "figure9", {}, caption="None.")
     assert not any(tmp_path.iterdir())

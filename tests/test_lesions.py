@@ -1,4 +1,4 @@
-"""Lesion segmentation, overlap and side on hand-made brains."""
+"""Lesion segmentation and volumes on hand-made brains."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_opening_removes_a_thin_bridge_but_not_the_patch(head):
     bridged[14:28, 24, 12] = 9
     opened = lesions.segment(bridged, mask, VOXEL, erosion_mm=3, minimum_ml=0, opening_mm=3)
     assert not opened[22:28, 24, 12].any()
-    assert lesions.dice(opened, patch) > 0.9
+    assert 2 * (opened & patch).sum() > 0.9 * (opened.sum() + patch.sum())
 
 
 def test_smoothing_takes_nothing_from_outside_the_brain(head):
@@ -94,110 +94,35 @@ def test_segmentation_refuses_what_does_not_fit(head):
         lesions.segment(tmax, mask, VOXEL, erosion_mm=-1)
 
 
-def test_dice_of_a_mask_with_itself_is_one_and_symmetric(rng):
-    first, second = rng.random((2, 6, 6, 6)) < 0.4
-    assert lesions.dice(first, first) == 1
-    assert lesions.dice(first, second) == lesions.dice(second, first)
-    assert lesions.dice(first, ~first) == 0
-
-
-def test_dice_of_empty_masks_is_defined():
-    empty, full = np.zeros((3, 3, 3), bool), np.ones((3, 3, 3), bool)
-    assert math.isnan(lesions.dice(empty, empty))
-    assert lesions.dice(empty, full) == lesions.dice(full, empty) == 0
-    with pytest.raises(ValueError, match="one grid"):
-        lesions.dice(empty, full[:2])
-
-
-def test_dice_golden_value():
-    # |A| = 4, |B| = 2, |A and B| = 1: 2 * 1 / 6, by hand.
-    assert lesions.dice(np.array([1, 1, 1, 1, 0, 0]), np.array([0, 0, 0, 1, 1, 0])) == pytest.approx(1 / 3)
-
-
 def test_a_thousand_voxels_of_a_cubic_millimetre_are_one_millilitre():
     assert lesions.volume_ml(np.ones((10, 10, 10)), (1, 1, 1)) == pytest.approx(1)
 
 
-def test_mirrored_lesion_is_counted_as_contralateral(head):
-    mask, patch, _ = head
-    mirrored = np.roll(patch[::-1], 1, axis=0)
-    assert lesions.laterality(patch, mirrored, mask) == "contralateral"
-    assert lesions.laterality(patch, patch, mask) == "ipsilateral"
-    assert lesions.laterality(patch, np.zeros_like(patch), mask) == "none"
+def test_every_stage_lies_inside_the_one_before_and_the_last_is_the_lesion(head, rng):
+    mask, _, tmax = head
+    noisy = np.where(mask, tmax + rng.normal(0, 2.5, tmax.shape), 20)
+    noisy[26:29, 22:25, 11:14] = 9  # 0.3 ml, not thin
+    stages = lesions.segmentation_stages(noisy, mask, VOXEL, erosion_mm=4, minimum_ml=0.5, opening_mm=2)
+    assert tuple(stages) == lesions.STAGES
+    before = mask
+    for stage in stages.values():
+        assert stage.dtype == bool and not (stage & ~before).any() and stage.sum() < before.sum()
+        before = stage
+    assert np.array_equal(before, lesions.segment(noisy, mask, VOXEL, erosion_mm=4, minimum_ml=0.5, opening_mm=2))
 
 
-def test_the_majority_decides_the_side(head):
-    mask, patch, _ = head
-    small = ellipsoid(mask.shape, (28, 24, 12), (3, 3, 2))
-    assert lesions.laterality(patch, patch | small, mask) == "ipsilateral"
-    assert lesions.laterality(small, patch | small, mask) == "contralateral"
+def test_the_volume_curve_falls_with_the_threshold(head, rng):
+    mask, patch, tmax = head
+    graded = np.where(patch, rng.uniform(3, 14, tmax.shape), tmax)
+    curve = lesions.volume_curve(graded, mask, VOXEL, erosion_mm=0, minimum_ml=0)
+    volumes = list(curve.values())
+    assert tuple(curve) == (4.0, 6.0, 8.0, 10.0) and volumes == sorted(volumes, reverse=True) and volumes[-1] > 0
 
 
-def test_the_side_follows_the_left_right_axis_wherever_it_lies(head):
-    mask, patch, _ = head
-    mirrored = np.roll(patch[::-1], 1, axis=0)
-    turned = [np.moveaxis(volume, 0, 2) for volume in (patch, mirrored, mask)]
-    assert lesions.laterality(*turned, axis=2) == "contralateral"
-    assert lesions.laterality(*turned, axis=0) != "contralateral"
-
-
-def test_the_mid_sagittal_plane_follows_a_tilted_head(head):
-    mask, _, _ = head
-    sheared, shift = np.zeros((60, *mask.shape[1:]), bool), np.arange(mask.shape[1]) // 4
-    for row, by in enumerate(shift):  # the further back, the further to the side
-        sheared[4 + by : 44 + by, row] = mask[:, row]
-    sides = lesions.hemispheres(sheared)
-    for row in (8, 24, 40):
-        low, high = (
-            np.count_nonzero(sheared[:, row] & (sides[:, row] < 0)),
-            np.count_nonzero(sheared[:, row] & (sides[:, row] > 0)),
-        )
-        assert abs(low - high) < 0.15 * (low + high)
-
-
-def test_hemispheres_of_a_mirrored_brain_are_the_mirrored_hemispheres(head, rng):
-    mask = head[0].copy()
-    mask[: rng.integers(4, 8)] = False
-    assert np.array_equal(lesions.hemispheres(mask[::-1]), -lesions.hemispheres(mask)[::-1])
-    with pytest.raises(ValueError, match="empty"):
-        lesions.hemispheres(np.zeros((4, 4, 4)))
-
-
-@pytest.mark.parametrize(("codes", "axis"), [("RAS", 0), ("LPS", 0), ("AIR", 2), ("SLA", 1)])
-def test_the_left_right_axis_is_read_from_the_affine(codes, axis):
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for column, letter in enumerate(codes):
-        row = "LRPAIS".index(letter) // 2
-        affine[row, column] = 2.0 if letter in "RAS" else -2.0
-    tilt = np.radians(12)
-    rotation = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
-    affine[:3, :3] = rotation @ affine[:3, :3]
-    assert lesions.left_right_axis(affine) == axis
-
-
-def test_a_patient_without_a_real_lesion_is_excluded_and_one_without_a_generated_is_not(head):
-    mask, patch, _ = head
-    empty = np.zeros_like(patch)
-    found = lesions.compare(empty, patch, mask, VOXEL)
-    assert found["excluded"] and math.isnan(found["dice"]) and found["generated_ml"] > 0
-    missed = lesions.compare(patch, empty, mask, VOXEL)
-    assert not missed["excluded"] and missed["dice"] == 0 and missed["laterality"] == "none"
-
-
-def test_the_summary_counts_every_patient_once(rng):
-    scores = [0.8, 0.4, 0.0, 0.0, math.nan, 0.6]
-    sides = ["ipsilateral", "ipsilateral", "contralateral", "none", "none", "ipsilateral"]
-    found = lesions.summarise(scores, sides, rng, resamples=300)
-    assert (found["patients"], found["excluded"], found["analysed"]) == (6, 1, 5)
-    assert (found["contralateral"], found["missed"]) == (1, 1)
-    assert (found["median"], found["mean"]) == pytest.approx((0.4, 0.36))
-    assert (found["quartile_25"], found["quartile_75"]) == pytest.approx((0.0, 0.6))
-    assert found["median_low"] <= found["median"] <= found["median_high"]
-
-
-@pytest.mark.parametrize("scores", [[], [math.nan, math.nan], [0.5]])
-def test_too_few_patients_give_none_and_no_error(rng, scores):
-    found = lesions.summarise(scores, ["none"] * len(scores), rng)
-    assert found["median_low"] is None
-    assert (found["median"] is None) is (found["analysed"] == 0)
+def test_the_hypoperfusion_intensity_ratio_is_a_share_of_the_lesion(head):
+    _, patch, tmax = head
+    severe = patch.copy()
+    severe[:, :24] = False
+    mixed = np.where(severe, 12.0, tmax)
+    assert lesions.hypoperfusion_intensity_ratio(mixed, patch) == pytest.approx(severe.sum() / patch.sum())
+    assert math.isnan(lesions.hypoperfusion_intensity_ratio(mixed, np.zeros_like(patch)))

@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy import stats
 from skimage import metrics as reference
 
 from tof2perf import metrics
@@ -189,91 +188,3 @@ def test_bad_input_is_one_clear_line(message):
     with pytest.raises(ValueError, match=message) as caught:
         metrics.image_metrics(given.pop("real"), given.pop("generated"), **given)
     assert "\n" not in str(caught.value)
-
-
-def test_a_mean_map_averages_over_the_patients_whose_brain_covers_a_voxel():
-    maps = [np.array([[[2.0, 4.0, 0.0]]]), np.array([[[6.0, 0.0, 0.0]]])]
-    masks = [np.array([[[1, 1, 0]]]), np.array([[[1, 0, 0]]])]
-    assert metrics.mean_map(maps).tolist() == [[[4, 2, 0]]]
-    assert metrics.mean_map(maps, masks).tolist() == [[[4, 4, 4]]]  # the last voxel takes the mean of all, (2+4+6)/3
-    assert metrics.mean_value(maps, masks) == pytest.approx(4)
-    with pytest.raises(ValueError, match="at least one training map"):
-        metrics.mean_map([])
-    with pytest.raises(ValueError, match="needs brain voxels"):
-        metrics.mean_value([], [])
-
-
-def test_a_mean_map_of_equal_maps_is_that_map(rng):
-    values = rng.random((4, 5, 6)).astype(np.float32)
-    assert np.array_equal(metrics.mean_map(values for _ in range(3)), values)
-
-
-def test_paired_difference_is_antisymmetric(rng):
-    first, second = rng.normal(1, 1, 15), rng.normal(0, 1, 15)
-    forward, backward = (
-        metrics.paired_difference(a, b, np.random.default_rng(7), resamples=500)
-        for a, b in ((first, second), (second, first))
-    )
-    assert forward["difference"] == pytest.approx(-backward["difference"])
-    assert (forward["low"], forward["high"]) == pytest.approx((-backward["high"], -backward["low"]))
-    assert forward["p"] == pytest.approx(backward["p"])
-    assert forward["p"] == pytest.approx(stats.wilcoxon(first, second).pvalue)
-    assert forward["low"] < forward["difference"] < forward["high"]
-
-
-def test_the_bootstrap_interval_of_a_mean_is_near_the_normal_one(rng):
-    values = rng.normal(3, 2, 400)
-    low, high = metrics.bootstrap_interval(values, rng, resamples=4000)
-    half = 1.96 * values.std() / math.sqrt(values.size)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-
-
-def test_equal_predictors_differ_by_nothing(rng):
-    values = rng.random(8)
-    found = metrics.paired_difference(values, values, rng, resamples=100)
-    assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
-
-
-def test_one_patient_has_a_difference_but_no_interval(rng):
-    found = metrics.paired_difference([2.0], [1.0], rng)
-    assert found["difference"] == 1
-    assert math.isnan(found["low"]) and math.isnan(found["p"])
-
-
-def test_pairs_that_do_not_match_are_refused(rng):
-    with pytest.raises(ValueError, match="not pairs"):
-        metrics.paired_difference([1.0, 2.0], [1.0], rng)
-    with pytest.raises(ValueError, match="not finite"):
-        metrics.paired_difference([1.0, math.inf], [1.0, 2.0], rng)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "higher", "word"),
-    [
-        (0.1, 0.2, True, "better"),
-        (0.1, 0.2, False, "worse"),
-        (-0.2, -0.1, True, "worse"),
-        (-0.2, -0.1, False, "better"),
-        (-0.1, 0.1, True, "not distinguishable"),
-        (0.0, 0.1, True, "not distinguishable"),
-    ],
-)
-def test_a_verdict_is_spoken_only_where_the_interval_excludes_zero(low, high, higher, word):
-    assert metrics.verdict(low, high, patients=8, higher_is_better=higher) == word
-    assert metrics.verdict(low, high, patients=5, higher_is_better=higher) == "too few patients"
-
-
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(rng):
-    p = rng.uniform(0, 0.2, 10)
-    corrected = metrics.holm(p)
-    assert (corrected >= p).all() and (corrected <= 1).all()
-    assert np.array_equal(np.argsort(corrected, kind="stable")[0], np.argmin(p))
-    assert (np.diff(corrected[np.argsort(p)]) >= 0).all()
-    assert corrected.min() == pytest.approx(min(1, 10 * p.min()))
-
-
-def test_holm_golden_values_and_missing_tests():
-    # Worked by hand from the step-down rule: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.04 x 1, each at least its predecessor.
-    assert metrics.holm([0.04, 0.01, math.nan, 0.03, 0.02]) == pytest.approx(
-        [0.06, 0.04, math.nan, 0.06, 0.06], nan_ok=True
-    )

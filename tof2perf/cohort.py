@@ -53,6 +53,10 @@ class Workspace:
         base = Path(self.data) if self.data else Path(self.root) / "data" / "simulated" / self.profile
         return base / cohort
 
+    def oracle(self, cohort: str) -> Path:
+        """Folder of the oracle's maps of a simulated cohort; there is none for own data."""
+        return Path(self.root) / "data" / "oracle" / self.profile / cohort
+
     def preprocessed(self, cohort: str) -> Path:
         """Folder of a cohort's preprocessed volumes on the profile's grid."""
         return Path(self.root) / "data" / "preprocessed" / self.run / cohort
@@ -72,6 +76,10 @@ class Workspace:
     def metrics(self, cohort: str, map_name: str) -> Path:
         """Per-patient metrics of one model."""
         return self.results / "metrics" / f"{cohort}_{map_name}.csv"
+
+    def relative(self, cohort: str, map_name: str) -> Path:
+        """Per-patient measures of one model that set the map's scale aside."""
+        return self.results / "metrics" / f"{cohort}_{map_name}_relative.csv"
 
     @property
     def tables(self) -> Path:

@@ -1,4 +1,4 @@
-"""Panels that the figure notebooks arrange: axial views, lesion outlines, colour bars, network drawings, saving."""
+"""Panels that the figure notebooks arrange: axial views, lesion outlines, colour bars, the source, saving."""
 
 import io
 import math
@@ -10,18 +10,15 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize, to_rgb
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch, Polygon
 from matplotlib.ticker import MaxNLocator
 from nibabel import orientations
 
-from tof2perf.cohort import write_bytes, write_json
-from tof2perf.maps import MAPS, PerfusionMap
+from tof2perf.cohort import write_bytes, write_json, write_text
+from tof2perf.maps import PerfusionMap
 
 SINGLE_MM, DOUBLE_MM = 85.0, 180.0  # one and two columns of a journal
 INCH = 25.4
@@ -293,8 +290,18 @@ def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: s
 
 
 def sign(figure: Figure, label: str) -> None:
-    """Print source and profile at the foot of a figure, where a reader cannot miss them."""
-    text = figure.text(0.5, 0.6 / figure.get_size_inches()[1] / INCH, label, ha="center", va="bottom", fontsize=6.5)
+    """Print source and profile at the foot of a figure, and a coloured tag before them that tells simulated from real.
+
+    Args:
+        figure: to sign.
+        label: source and profile; its first word decides: simulated data have an orange tag, all other a blue one.
+    """
+    width, height = figure.get_size_inches() * INCH
+    word, colour = ("SIMULATED", GENERATED) if label.startswith("simulated") else ("OWN DATA", REAL)
+    box = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.25"}
+    tag = figure.text(1.5 / width, 1.2 / height, word, ha="left", va="bottom", fontsize=6.5, weight="bold", bbox=box)
+    tag.set(gid="tag")
+    text = figure.text(19.0 / width, 1.2 / height, label, ha="left", va="bottom", fontsize=6.5)
     text.set(gid="source", style="italic")
 
 
@@ -318,85 +325,14 @@ def choose(scores: pd.Series, *, higher_is_better: bool) -> list[tuple[str, str]
     return [("best", ranked.index[0]), *between, ("worst", ranked.index[-1])]
 
 
-def distributions(metrics: pd.DataFrame, *, label: str, physical: bool) -> Figure:
-    """Draw every patient's metrics: one row a metric, one column a map, cohorts side by side, GAN beside mean map.
-
-    Args:
-        metrics: columns ``cohort``, ``map``, ``predictor`` (``gan`` and ``mean-map``) and the four metrics; one row a
-            patient, of one convention.
-        label: source and profile.
-        physical: MAE and PSNR are in physical units (``brain``), not in the [-1, 1] scale (``paper``).
-    """
-    names = {"ssim": "SSIM", "psnr": "PSNR", "mae": "MAE", "nrmse": "NRMSE"}
-    colours = {"gan": GENERATED, "mean-map": "0.6"}
-    layout = ConstrainedLayoutEngine(rect=(0, 5 / 170, 1, 1 - 5 / 170))  # leaves the foot to the source
-    figure, frames = plt.subplots(
-        len(names), len(MAPS), figsize=(DOUBLE_MM / INCH, 170 / INCH), sharex=True, layout=layout
-    )
-    for (i, j), axis in np.ndenumerate(frames):
-        metric, entry = list(names)[i], list(MAPS.values())[j]
-        shown = {"data": metrics[metrics["map"] == entry.name], "x": "cohort", "y": metric, "hue": "predictor"}
-        shown |= {"order": list(metrics.cohort.unique()), "hue_order": list(colours), "palette": colours, "ax": axis}
-        seaborn.boxplot(**shown, width=0.7, gap=0.15, fliersize=0, linewidth=0.6, saturation=1, legend=False)
-        seaborn.stripplot(**shown, dodge=True, size=2, jitter=False, linewidth=0.3, edgecolor="black", legend=False)
-        unit = {"psnr": " (dB)", "mae": f" ({entry.unit})" if physical else ""}.get(metric, "")
-        axis.set(xlabel="", ylabel=names[metric] + unit if j == 0 or (metric == "mae" and physical) else "")
-        axis.set_title(entry.label if i == 0 else "")
-        seaborn.despine(ax=axis)
-    handles = [Patch(facecolor=colour, edgecolor="black", linewidth=0.4) for colour in colours.values()]
-    figure.legend(handles, ["GAN", "training mean map"], loc="outside upper center", ncols=2, frameon=False)
-    sign(figure, label)
-    return figure
-
-
-def draw_layers(
-    axis: Axes,
-    layers: Sequence[tuple[str, tuple[int, ...]]],
-    places: Sequence[tuple[float, float]],
-    *,
-    colours: Sequence[str],
-    scale: float = 1.0,
-) -> None:
-    """Draw what leaves each layer of a network as a box, with arrows from box to box.
-
-    A box's height and depth follow the number of voxels along the first and the last axis, its width the number of
-    channels, all on a logarithmic scale.
-
-    Args:
-        axis: with data coordinates in mm.
-        layers: (name, (channels, x, y, z)) in order, from :func:`tof2perf.networks.layer_shapes`.
-        places: (x, y) of the middle of each box, mm.
-        colours: one a box.
-        scale: factor on the size of all boxes.
-    """
-    before = None
-    for (_, (channels, x, y, z)), (across, up), colour in zip(layers, places, colours, strict=True):
-        width = scale * (0.8 + 0.5 * math.log2(channels))
-        height, depth = (scale * (1.5 + 2.2 * math.log2(voxels)) for voxels in (x, z))
-        _cuboid(axis, across, up, (width, height, 0.35 * depth), colour=colour)
-        text = f"{channels}\n{x}×{y}×{z}"
-        axis.text(across, up - height / 2 - 0.6, text, fontsize=5, ha="center", va="top", linespacing=1.1)
-        if before is not None:
-            arrow(axis, before, (across - width / 2 - 0.2, up))
-        before = (across + width / 2 + 0.15 * depth, up)
-
-
-def arrow(
-    axis: Axes, start: tuple[float, float], end: tuple[float, float], *, colour: str = "black", dashed: bool = False
-) -> None:
-    """Draw an arrow between two points of a drawing."""
-    style = {"arrowstyle": "-|>,head_length=0.25,head_width=0.12", "color": colour, "linewidth": 0.6}
-    style |= {"linestyle": (0, (3, 2)) if dashed else "solid", "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", end, start, arrowprops=style, zorder=0.5)
-
-
-def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping) -> None:
-    """Write ``<name>.pdf``, ``<name>.png`` and ``<name>.json``, each atomically, the same bytes for the same figure.
+def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping, *, caption: str) -> None:
+    """Write ``<name>.pdf``, ``.png``, ``.json`` and ``.txt``, each atomically, the same bytes for the same figure.
 
     Args:
         figure: signed with its source (:func:`sign`).
         folder: where to write; made if missing.
         numbers: what the figure shows; nan becomes null.
+        caption: what a reader needs to know to read it; written to ``<name>.txt`` with the source.
 
     Raises:
         ValueError: the figure does not state its source.
@@ -410,6 +346,7 @@ def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping) -> No
         figure.savefig(rendered, format=kind, metadata=entries)
         write_bytes(Path(folder) / f"{name}.{kind}", rendered.getvalue())
     write_json(Path(folder) / f"{name}.json", {"figure": name, "source": label, **_plain(numbers)})
+    write_text(Path(folder) / f"{name}.txt", f"{' '.join(caption.split())} Source: {label}.\n")
 
 
 def _plain(value: Any) -> Any:
@@ -421,16 +358,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cuboid(axis: Axes, x: float, y: float, size: tuple[float, float, float], *, colour: str) -> None:
-    """A box of width, height and depth whose front has its middle at (x, y)."""
-    (width, height, depth), base = size, np.array(to_rgb(colour))
-    left, right, low, high = x - width / 2, x + width / 2, y - height / 2, y + height / 2
-    faces = {
-        0.0: [(left, low), (right, low), (right, high), (left, high)],
-        0.5: [(left, high), (right, high), (right + depth, high + depth), (left + depth, high + depth)],
-        0.25: [(right, low), (right + depth, low + depth), (right + depth, high + depth), (right, high)],
-    }
-    for lighter, corners in faces.items():
-        axis.add_patch(Polygon(corners, facecolor=base + (1 - base) * lighter, edgecolor="black", linewidth=0.3))

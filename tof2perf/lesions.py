@@ -1,4 +1,4 @@
-"""Hypoperfused lesions: Tmax segmentation, overlap, volume, side, and the summary over patients."""
+"""Hypoperfused lesions of a Tmax map: threshold, artefact removal, minimum volume; volumes at several thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,29 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-from tof2perf.metrics import bootstrap_interval
+THRESHOLDS_S = (4.0, 6.0, 8.0, 10.0)
+STAGES = ("threshold", "rim", "thin parts", "small parts")
 
 
-def segment(
+def segment(tmax: np.ndarray, mask: np.ndarray, voxel_mm: Sequence[float], **rules: float) -> np.ndarray:
+    """Segment the hypoperfused area of a Tmax map without a rater: the last of :func:`segmentation_stages`.
+
+    Args:
+        tmax: (x, y, z) Tmax in s.
+        mask: (x, y, z) brain mask.
+        voxel_mm: size of a voxel along each axis, mm.
+        rules: as in :func:`segmentation_stages`.
+
+    Returns:
+        (x, y, z) bool lesion mask, all False where there is no lesion.
+
+    Raises:
+        ValueError: shapes that differ, or a negative setting.
+    """
+    return list(segmentation_stages(tmax, mask, voxel_mm, **rules).values())[-1]
+
+
+def segmentation_stages(
     tmax: np.ndarray,
     mask: np.ndarray,
     voxel_mm: Sequence[float],
@@ -19,8 +38,8 @@ def segment(
     minimum_ml: float = 1.0,
     smoothing_mm: float = 0.0,
     opening_mm: float = 0.0,
-) -> np.ndarray:
-    """Segment the hypoperfused area of a Tmax map without a rater.
+) -> dict[str, np.ndarray]:
+    """What is left of the hypoperfused area after each step of its segmentation.
 
     The paper thresholds at 6 s, then a rater removes what lies outside the hypoperfused area by hand. Here rules take
     the rater's place (assumption): nothing counts within ``erosion_mm`` of the brain's surface, where partial volume
@@ -38,7 +57,8 @@ def segment(
         opening_mm: radius of a morphological opening; 0 is off.
 
     Returns:
-        (x, y, z) bool lesion mask, all False where there is no lesion.
+        For each of :data:`STAGES` the (x, y, z) bool mask after it: above the threshold, without the rim, without thin
+        parts, without small parts. Each lies inside the one before.
 
     Raises:
         ValueError: shapes that differ, or a negative setting.
@@ -53,15 +73,57 @@ def segment(
         raise ValueError("a length or volume is negative; give 0 to switch a step off, and positive voxel sizes")
     if smoothing_mm:
         tmax = _smooth_inside(tmax, mask, smoothing_mm / (2 * math.sqrt(2 * math.log(2))) / size_mm)
-    lesion = (tmax > threshold_s) & erode(mask, voxel_mm, erosion_mm)
-    if opening_mm:
-        lesion = dilate(erode(lesion, voxel_mm, opening_mm), voxel_mm, opening_mm) & lesion
-    if minimum_ml:
-        parts, _ = label(lesion, structure=np.ones((3, 3, 3)))
-        large = np.bincount(parts.ravel()) * size_mm.prod() / 1000 >= minimum_ml
-        large[0] = False  # the background
-        lesion = large[parts]
-    return lesion
+    late = (tmax > threshold_s) & mask
+    inner = late & erode(mask, voxel_mm, erosion_mm)
+    broad = dilate(erode(inner, voxel_mm, opening_mm), voxel_mm, opening_mm) & inner if opening_mm else inner
+    return dict(zip(STAGES, (late, inner, broad, without_small_parts(broad, voxel_mm, minimum_ml)), strict=True))
+
+
+def without_small_parts(lesion: np.ndarray, voxel_mm: Sequence[float], minimum_ml: float) -> np.ndarray:
+    """Keep the connected components (26 neighbours) of a mask that have at least ``minimum_ml``; 0 keeps all."""
+    if not minimum_ml:
+        return lesion
+    parts, _ = label(lesion, structure=np.ones((3, 3, 3)))
+    large = np.bincount(parts.ravel()) * math.prod(voxel_mm) / 1000 >= minimum_ml
+    large[0] = False  # the background
+    return large[parts]
+
+
+def volume_curve(
+    tmax: np.ndarray,
+    mask: np.ndarray,
+    voxel_mm: Sequence[float],
+    *,
+    thresholds_s: Sequence[float] = THRESHOLDS_S,
+    **rules: float,
+) -> dict[float, float]:
+    """Volume (ml) of the lesion at each threshold, segmented by the same rules each time.
+
+    Args:
+        tmax: (x, y, z) Tmax in s.
+        mask: (x, y, z) brain mask.
+        voxel_mm: size of a voxel along each axis, mm.
+        thresholds_s: thresholds.
+        rules: as in :func:`segmentation_stages`, without the threshold.
+    """
+    return {t: volume_ml(segment(tmax, mask, voxel_mm, threshold_s=t, **rules), voxel_mm) for t in thresholds_s}
+
+
+def hypoperfusion_intensity_ratio(tmax: np.ndarray, lesion: np.ndarray, *, severe_s: float = 10.0) -> float:
+    """Share of a lesion in which Tmax exceeds ``severe_s``; low means good collaterals. nan without a lesion.
+
+    Olivot et al. 2014 (PMC4047639): volume of Tmax > 10 s over that of Tmax > 6 s, median .4 in their patients.
+
+    >>> hypoperfusion_intensity_ratio(np.array([7.0, 11.0, 12.0, 3.0]), np.array([True, True, False, False]))
+    0.5
+    """
+    late = np.asarray(tmax)[np.asarray(lesion, dtype=bool)]
+    return float(np.mean(late > severe_s)) if late.size else math.nan
+
+
+def volume_ml(lesion: np.ndarray, voxel_mm: Sequence[float]) -> float:
+    """Volume of a mask in ml."""
+    return float(np.count_nonzero(lesion) * math.prod(voxel_mm) / 1000)
 
 
 def erode(mask: np.ndarray, voxel_mm: Sequence[float], radius_mm: float) -> np.ndarray:
@@ -80,137 +142,6 @@ def dilate(mask: np.ndarray, voxel_mm: Sequence[float], radius_mm: float) -> np.
     if radius_mm == 0 or not mask.any():
         return mask.copy()
     return distance_transform_edt(~mask, sampling=voxel_mm) <= radius_mm
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Dice coefficient of two masks; nan where both are empty, because then there is nothing to agree on.
-
-    Raises:
-        ValueError: shapes that differ.
-
-    >>> dice(np.array([True, True, False]), np.array([True, False, False]))
-    0.6666666666666666
-    """
-    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    if first.shape != second.shape:
-        raise ValueError(f"masks of shape {first.shape} and {second.shape}: bring both to one grid")
-    total = np.count_nonzero(first) + np.count_nonzero(second)
-    return float(2 * np.count_nonzero(first & second) / total) if total else math.nan
-
-
-def volume_ml(lesion: np.ndarray, voxel_mm: Sequence[float]) -> float:
-    """Volume of a mask in ml."""
-    return float(np.count_nonzero(lesion) * math.prod(voxel_mm) / 1000)
-
-
-def left_right_axis(affine: np.ndarray) -> int:
-    """The array axis that runs most nearly from left to right in the world of the (4, 4) affine."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return int(np.abs(directions[0]).argmax())
-
-
-def hemispheres(mask: np.ndarray, *, axis: int = 0) -> np.ndarray:
-    """Split a brain at its mid-sagittal plane, tilted as the head is.
-
-    Each line of voxels along ``axis`` has its own middle of the brain; the plane is the least-squares fit to those
-    middles, weighted with the length of the line, so that long lines through the brain count more than its rim.
-
-    Args:
-        mask: (x, y, z) brain mask.
-        axis: the left-right axis.
-
-    Returns:
-        (x, y, z) int8: -1 on the side of low indices, 1 on the other, 0 within half a voxel of the plane.
-
-    Raises:
-        ValueError: an empty mask.
-    """
-    brain = np.moveaxis(np.asarray(mask, dtype=bool), axis, 0)  # (left-right, b, c)
-    if not brain.any():
-        raise ValueError("the brain mask is empty, it has no mid-sagittal plane; give one with at least one voxel")
-    places = np.arange(brain.shape[0])[:, None, None]
-    length = brain.sum(axis=0)  # (b, c)
-    middle = (brain * places).sum(axis=0) / np.maximum(length, 1)
-    b, c = np.indices(length.shape)
-    design = np.stack([np.ones_like(middle), b - b.mean(), c - c.mean()], axis=-1)  # (b, c, 3)
-    weight = length[..., None].astype(float)
-    plane = np.linalg.lstsq((design * weight).reshape(-1, 3), (middle * length).ravel(), rcond=None)[0]
-    offset = places - design @ plane
-    return np.moveaxis(np.where(np.abs(offset) < 0.5, 0, np.sign(offset)), 0, axis).astype(np.int8)
-
-
-def laterality(real: np.ndarray, generated: np.ndarray, mask: np.ndarray, *, axis: int = 0) -> str:
-    """On which side the generated lesion lies, relative to the real one.
-
-    Args:
-        real: (x, y, z) lesion mask of the real map.
-        generated: (x, y, z) lesion mask of the generated map.
-        mask: (x, y, z) brain mask, which gives the mid-sagittal plane.
-        axis: the left-right axis (:func:`left_right_axis`).
-
-    Returns:
-        ``contralateral`` if most of the generated lesion lies on the other side than most of the real one;
-        ``ipsilateral`` if on the same; ``none`` if a lesion is missing or lies in equal parts on both sides.
-    """
-    sides = hemispheres(mask, axis=axis)
-    balance = [int(sides[np.asarray(lesion, dtype=bool)].sum(dtype=np.int64)) for lesion in (real, generated)]
-    product = balance[0] * balance[1]
-    return "none" if product == 0 else "ipsilateral" if product > 0 else "contralateral"
-
-
-def compare(
-    real: np.ndarray, generated: np.ndarray, mask: np.ndarray, voxel_mm: Sequence[float], *, axis: int = 0
-) -> dict[str, float | str | bool]:
-    """All that is reported of one patient's two lesion masks.
-
-    Returns:
-        ``dice`` (nan without a real lesion, as such patients are excluded), ``real_ml``, ``generated_ml``,
-        ``laterality`` and ``excluded``, True without a real lesion (the paper's exclusion rule).
-    """
-    excluded = not np.any(real)
-    return {
-        "dice": math.nan if excluded else dice(real, generated),
-        "real_ml": volume_ml(real, voxel_mm),
-        "generated_ml": volume_ml(generated, voxel_mm),
-        "laterality": laterality(real, generated, mask, axis=axis),
-        "excluded": excluded,
-    }
-
-
-def summarise(
-    scores: Sequence[float], sides: Sequence[str], rng: np.random.Generator, *, resamples: int = 10_000
-) -> dict[str, float | int | None]:
-    """Summarise Dice over patients as the paper does, with the interval it lacks.
-
-    Args:
-        scores: Dice of each patient; nan marks a patient without a real lesion, who is excluded and counted.
-        sides: :func:`laterality` of each patient.
-        rng: draws the bootstrap resamples.
-        resamples: number of bootstrap resamples over patients.
-
-    Returns:
-        ``patients``, ``excluded``, ``analysed``, ``contralateral``, ``missed`` (Dice 0 without being contralateral),
-        ``median``, ``mean``, ``quartile_25``, ``quartile_75``, ``median_low``, ``median_high`` (bootstrap 95 %
-        interval). What cannot be computed from so few patients is None.
-    """
-    dices = np.asarray(scores, dtype=np.float64)
-    analysed = ~np.isnan(dices)
-    values = dices[analysed]
-    low, high = bootstrap_interval(values, rng, statistic=np.median, resamples=resamples)
-    numbers: dict[str, float | None] = dict.fromkeys(("median", "mean", "quartile_25", "quartile_75"))
-    if values.size:
-        numbers["mean"] = values.mean()
-        numbers["quartile_25"], numbers["median"], numbers["quartile_75"] = np.percentile(values, [25, 50, 75])
-    numbers |= {"median_low": low, "median_high": high}
-    contralateral = analysed & (np.asarray(sides) == "contralateral")
-    return {
-        "patients": dices.size,
-        "excluded": int((~analysed).sum()),
-        "analysed": int(values.size),
-        "contralateral": int(contralateral.sum()),
-        "missed": int(((dices == 0) & ~contralateral).sum()),
-        **{key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()},
-    }
 
 
 def _smooth_inside(values: np.ndarray, mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:

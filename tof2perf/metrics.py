@@ -1,11 +1,9 @@
-"""Similarity of a generated to a real map in two conventions, the baselines, and paired comparisons over patients."""
+"""Similarity of a generated to a real map in two conventions: as the paper computes it and as the field recommends."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy.ndimage import uniform_filter
-from scipy.stats import wilcoxon
 
 from tof2perf.maps import normalise
 
@@ -145,134 +143,6 @@ def ssim(
         total += float(values.sum())
         count += values.size
     return total / count
-
-
-def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = None) -> np.ndarray:
-    """Voxelwise mean of the training maps: what a predictor knows that never looks at the patient.
-
-    Args:
-        maps: (x, y, z) maps on one grid, one a patient; read one by one, so a generator saves memory.
-        masks: their brain masks. With them a voxel's mean is over the patients whose brain covers it, which makes the
-            stronger baseline; voxels that no brain covers take the mean over all brain voxels.
-
-    Returns:
-        (x, y, z) float32 map.
-
-    Raises:
-        ValueError: no maps, or not one mask a map.
-    """
-    total = weight = np.zeros(0)
-    for values, mask in zip(maps, masks, strict=True) if masks is not None else ((values, True) for values in maps):
-        inside = np.broadcast_to(np.asarray(mask, dtype=bool), values.shape)
-        if not total.size:
-            total, weight = np.zeros(values.shape), np.zeros(values.shape)
-        total += np.where(inside, values, 0)
-        weight += inside
-    if not total.size:
-        raise ValueError("a mean map needs at least one training map; assign patients to the training split")
-    overall = total.sum() / max(weight.sum(), 1)
-    return np.where(weight > 0, total / np.maximum(weight, 1), overall).astype(np.float32)
-
-
-def mean_value(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float:
-    """Mean of all brain voxels of the training maps: the constant baseline, in the maps' unit.
-
-    Raises:
-        ValueError: no brain voxels at all, or not one mask a map.
-    """
-    total, count = 0.0, 0
-    for values, mask in zip(maps, masks, strict=True):
-        inside = values[np.asarray(mask, dtype=bool)]
-        total += float(inside.sum(dtype=np.float64))
-        count += inside.size
-    if not count:
-        raise ValueError("the constant baseline needs brain voxels; assign patients to the training split")
-    return total / count
-
-
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray,
-    rng: np.random.Generator,
-    *,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    resamples: int = 10_000,
-) -> tuple[float, float]:
-    """Percentile bootstrap 95 % interval of ``statistic`` over patients; (nan, nan) for fewer than two.
-
-    Args:
-        values: one number a patient.
-        rng: draws the resamples.
-        statistic: function with an ``axis`` argument, for instance ``numpy.median``.
-        resamples: number of resamples.
-    """
-    found = np.asarray(values, dtype=np.float64)
-    if found.size < 2:
-        return math.nan, math.nan
-    drawn = statistic(found[rng.integers(found.size, size=(resamples, found.size))], axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], rng: np.random.Generator, *, resamples: int = 10_000
-) -> dict[str, float]:
-    """Compare two predictors on the same patients.
-
-    Args:
-        first: one number a patient.
-        second: the same patients, in the same order.
-        rng: draws the bootstrap resamples.
-        resamples: number of resamples.
-
-    Returns:
-        ``n``; ``difference``, the mean of first minus second; ``low`` and ``high``, its bootstrap 95 % interval over
-        patients; ``p``, two-sided Wilcoxon signed-rank, uncorrected. Interval and p are nan for one patient.
-
-    Raises:
-        ValueError: unequal numbers of patients, or a value that is not finite.
-    """
-    if len(first) != len(second) or not len(first):
-        raise ValueError(f"{len(first)} and {len(second)} values are not pairs; give one of each for every patient")
-    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    if not np.isfinite(difference).all():
-        raise ValueError("values that are not finite cannot be compared; look for equal or empty maps")
-    low, high = bootstrap_interval(difference, rng, resamples=resamples)
-    p = math.nan
-    if difference.size > 1:
-        p = float(wilcoxon(difference).pvalue) if np.any(difference) else 1.0
-    return {"n": difference.size, "difference": float(difference.mean()), "low": low, "high": high, "p": p}
-
-
-def verdict(low: float, high: float, *, patients: int, higher_is_better: bool) -> str:
-    """``better`` or ``worse`` only where the interval of the difference excludes zero, else ``not distinguishable``.
-
-    Below six patients it is ``too few patients``: resampling so few gives intervals that are too narrow, and even if
-    all of five patients agree, the two-sided signed-rank test cannot fall below 2 / 2^5 = .06.
-
-    >>> verdict(-0.3, -0.1, patients=20, higher_is_better=False)
-    'better'
-    """
-    if patients < 6:
-        return "too few patients"
-    if low > 0:
-        return "better" if higher_is_better else "worse"
-    if high < 0:
-        return "worse" if higher_is_better else "better"
-    return "not distinguishable"
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Correct p values for multiple comparisons (Holm 1979, Scand J Stat 6:65-70); nan stays nan and is not counted.
-
-    >>> [round(float(p), 2) for p in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
-    """
-    found = np.asarray(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(found))
-    order = known[np.argsort(found[known], kind="stable")]
-    corrected = np.full(found.shape, math.nan)
-    corrected[order] = np.minimum(np.maximum.accumulate(found[order] * np.arange(order.size, 0, -1)), 1.0)
-    return corrected
 
 
 def _ssim_map(real, generated, data_range, window, axes):

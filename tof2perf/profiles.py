@@ -121,6 +121,7 @@ class EvaluationProfile:
     """Lesion definition and statistics."""
 
     lesion_threshold_s: float
+    deficit_threshold_s: dict[str, float]  # region in which maps of a cohort are compared; its own meaning of Tmax
     erosion_mm: float
     minimum_ml: float
     bootstrap: int

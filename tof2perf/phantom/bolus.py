@@ -51,6 +51,11 @@ def draw_bolus(*, prebolus_s: float, rng: np.random.Generator) -> Bolus:
     return Bolus(float(arrival_s), float(scale_s), float(PEAK_RATE_1_S * np.clip(rng.normal(1.0, 0.1), 0.75, 1.3)))
 
 
+def average_bolus(*, prebolus_s: float) -> Bolus:
+    """The bolus in the middle of what :func:`draw_bolus` draws."""
+    return Bolus(prebolus_s + 5.0, SCALE_S, PEAK_RATE_1_S)
+
+
 def tissue_curves(
     bolus: Bolus,
     *,

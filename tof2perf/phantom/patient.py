@@ -68,6 +68,11 @@ def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.rand
     return Patient(head, tree, disease, perfusion, bolus, poses)
 
 
+def patient_seed(seed: int, cohort: str, number: int) -> tuple[int, int, int]:
+    """Entropy of one patient alone: from the profile's seed, the cohort's name and the patient's number from 0."""
+    return seed, int.from_bytes(hashlib.sha256(cohort.encode()).digest()[:4], "big"), number
+
+
 def rigid(angles_deg: np.ndarray, shift_mm: np.ndarray, centre_mm: np.ndarray) -> np.ndarray:
     """Matrix (4, 4) of a turn about a centre and a shift: heads turn about their middle."""
     matrix = np.eye(4)
@@ -119,9 +124,7 @@ def simulate_patient(
         snr=phantom.dsc_snr,
         rng=rng,
     )
-    artery = (
-        _contralateral_m2(patient, dsc_affine, phantom, rng) if cohort.perfusion.aif == "contralateral M2" else None
-    )
+    artery = contralateral_m2(patient, dsc_affine, phantom, rng) if cohort.perfusion.aif == "contralateral M2" else None
     reference, maps = perfusion_of_series(
         series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=cohort.perfusion, artery=artery
     )
@@ -192,7 +195,7 @@ def perfusion_of_series(
     return series[..., slice(*baseline)].mean(axis=3), maps
 
 
-def _contralateral_m2(
+def contralateral_m2(
     patient: Patient, affine: np.ndarray, phantom: PhantomProfile, rng: np.random.Generator
 ) -> np.ndarray:
     """Share of each DSC voxel (x, y, z) that is M2 on the side with less disease: where a rater looks for the AIF."""
@@ -236,17 +239,18 @@ def simulate_cohort(
     """
     counts = {split: getattr(cohort, split) for split in files.SPLITS}
     names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
-    entropy = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     bids.write_descriptions(folder, name, cohort=cohort)
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(simulate_patient)(folder, patient, cohort=cohort, phantom=phantom, seed=(seed, entropy, number))
+        joblib.delayed(simulate_patient)(
+            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
+        )
         for number, patient in enumerate(names)
     )
     rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     frame = pd.DataFrame(rows)
     # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
     splits = files.stratified_split(
-        frame.occlusion_site, counts, rng=np.random.default_rng((seed, entropy, SPLIT_STREAM))
+        frame.occlusion_site, counts, rng=np.random.default_rng(patient_seed(seed, name, SPLIT_STREAM))
     )
     frame.insert(0, "split", splits)
     frame.insert(0, "participant_id", names)

@@ -93,7 +93,7 @@ class Perfusion:
         return np.where(self.mtt > 0, np.maximum(self.delay - aif_delay_s, 0.0) + peak, 0.0).astype(np.float32)
 
 
-def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.Generator) -> Perfusion:
+def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.Generator | None) -> Perfusion:
     """Perfusion of every voxel from the branches near it.
 
     A voxel is fed by the nearest end branches of its own compartment. What they lack comes backwards through pial
@@ -104,7 +104,7 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         head: the patient's head.
         tree: arteries in template space.
         disease: what is wrong with them.
-        rng: source of all randomness.
+        rng: source of all randomness; None puts all that varies between patients at the population's average.
     """
     way = circulate(tree, disease)
     coarse = (slice(None, None, 2),) * 3  # arrival varies smoothly: half the resolution is enough
@@ -135,6 +135,8 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         return np.einsum("xi,yj,zk,ijk->xyz", *halves, grid, optimize=True)
 
     def vary(shape: tuple[int, ...], step_mm: float, length_mm: float) -> np.ndarray:
+        if rng is None:
+            return np.zeros(shape, dtype=np.float32)
         return smooth_field(shape, spacing_mm=(step_mm,) * 3, length_mm=length_mm, rng=rng)
 
     fed = np.clip(smooth((weight * way.supply[leaves][near]).sum(axis=1)), 0.0, 1.0)
@@ -156,7 +158,7 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     )
     added = refine(added_s(reach_s))
     table = _ACUTE if disease.course == "acute" else _CHRONIC
-    level_cbf, level_cbv = np.clip(rng.normal(1.0, 0.1, 2), 0.75, 1.25)
+    level_cbf, level_cbv = (1.0, 1.0) if rng is None else np.clip(rng.normal(1.0, 0.1, 2), 0.75, 1.25)
     full = head.brain.shape, spacing_mm / 2
     cbf = (
         (GM_CBF * head.gm + WM_CBF * head.wm)
@@ -175,7 +177,7 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         cbv = cbv * (1.0 + CHRONIC_WIDENING * (1.0 - whole))
     mtt = 60.0 * cbv / np.maximum(cbf, 1e-3)
     fields = (cbf, cbv, mtt, refine(arrival) + through_s + added, np.minimum(DISPERSION * added, 4.5), whole)
-    shape = TRANSIT_SHAPE * float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal()))
+    shape = TRANSIT_SHAPE * (1.0 if rng is None else float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal())))
     return Perfusion(*(np.where(brain, field, 0.0).astype(np.float32) for field in fields), shape, reach_s)
 
 

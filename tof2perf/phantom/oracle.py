@@ -1,0 +1,155 @@
+"""The most that a TOF can tell: maps from what it shows of a simulated patient, all else at the population's average.
+
+The oracle knows the phantom's physics, the anatomy, the arterial tree and every stenosis or occlusion that the TOF
+shows. It does not know how good the patient's collaterals are, the level of flow and volume, the shape of the bolus,
+the noise, or an artery that opened again before the TOF. So it is no truth but a ceiling: what a perfect reader of the
+TOF could predict. Its maps go through the same simulated scan, without noise and movement, and the same analysis as the
+patient's own, because a measured Tmax is not the true one. Nothing but the evaluation of predictor ``oracle`` reads
+them.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import joblib
+import nibabel as nib
+import numpy as np
+from tqdm.auto import tqdm
+
+from tof2perf import cohort as files
+from tof2perf import spatial
+from tof2perf.maps import MAPS
+from tof2perf.phantom import scanner
+from tof2perf.phantom.bolus import average_bolus
+from tof2perf.phantom.disease import COLLATERAL_START_S, Disease
+from tof2perf.phantom.patient import (
+    DSC_CENTRE_MM,
+    PREBOLUS_FRAMES,
+    Patient,
+    contralateral_m2,
+    draw_patient,
+    patient_seed,
+    perfusion_of_series,
+)
+from tof2perf.phantom.perfusion import true_perfusion
+from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
+
+
+def seen_disease(disease: Disease, profile: DiseaseProfile) -> Disease:
+    """A disease as a reader of the TOF would state it.
+
+    Args:
+        disease: the patient's.
+        profile: the cohort's distributions.
+
+    Returns:
+        The lesions that the TOF shows. The volume of hypoperfused tissue, which the collaterals decide, is the median
+        of the site; the delay at the rim of a territory is the mean.
+    """
+    shown = tuple(lesion for lesion in disease.lesions if lesion.visible)
+    usual_ml = profile.hypoperfused_ml[shown[0].site] if shown else 0.0
+    return Disease(disease.course, shown, usual_ml, float(np.mean(COLLATERAL_START_S)))
+
+
+def oracle_maps(
+    patient: Patient, *, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The five maps (x, y, z) in physical units that follow from what the TOF shows, and their affine.
+
+    The head lies where it lay for the TOF, so the maps need no co-registration.
+
+    Args:
+        patient: what is true.
+        cohort: protocol and analysis.
+        phantom: grids.
+        rng: places the blood of the vessels inside their voxels.
+    """
+    disease = seen_disease(patient.disease, cohort.disease)
+    expected = dataclasses.replace(
+        patient,
+        disease=disease,
+        perfusion=true_perfusion(patient.head, patient.tree, disease, rng=None),
+        bolus=average_bolus(prebolus_s=PREBOLUS_FRAMES * cohort.repetition_time_s),
+        poses=np.repeat(np.eye(4)[None], cohort.frames, axis=0),
+    )
+    centre = patient.head.to_scanner(np.array([DSC_CENTRE_MM]))[0]
+    affine = scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centre)
+    series = scanner.acquire_dsc(
+        expected.head,
+        expected.tree,
+        expected.disease,
+        expected.perfusion,
+        expected.bolus,
+        poses=expected.poses,
+        affine=affine,
+        shape=phantom.dsc_shape,
+        tr=cohort.repetition_time_s,
+        te=cohort.echo_time_s,
+        snr=np.inf,
+        rng=rng,
+    )
+    placed = cohort.perfusion.aif == "contralateral M2"
+    _, maps = perfusion_of_series(
+        series,
+        tr=cohort.repetition_time_s,
+        te=cohort.echo_time_s,
+        voxel_mm=phantom.dsc_voxel_mm,
+        analysis=dataclasses.replace(cohort.perfusion, motion_correction=False),
+        artery=contralateral_m2(expected, affine, phantom, rng) if placed else None,
+    )
+    return maps, affine
+
+
+def write_oracles(
+    target: Path, folder: Path, name: str, *, cohort: CohortProfile, phantom: PhantomProfile, seed: int, jobs: int = -1
+) -> list[str]:
+    """Write the oracle's maps of the test patients of a simulated cohort.
+
+    Args:
+        target: folder of the oracle's maps.
+        folder: the cohort's BIDS folder.
+        name: the cohort's name.
+        cohort: protocol, disease and analysis.
+        phantom: grids.
+        seed: the profile's, from which the patients were drawn.
+        jobs: processes, -1 for all cores.
+
+    Returns:
+        The patients.
+    """
+    everyone = files.read_participants(folder).index.tolist()
+    patients = files.participants(folder, "test")
+
+    def write(patient: str) -> None:
+        rng = np.random.default_rng(patient_seed(seed, name, everyone.index(patient)))
+        drawn = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
+        maps, affine = oracle_maps(drawn, cohort=cohort, phantom=phantom, rng=rng)
+        for key, values in maps.items():
+            files.write_volume(target / f"{patient}_{key}.nii.gz", values, affine)
+
+    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(write)(patient) for patient in patients)
+    list(tqdm(work, total=len(patients), desc=f"oracle {name}", unit="patient"))
+    return patients
+
+
+def read_oracle(folder: Path, patient: str, map_name: str, *, mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The oracle's map on the grid of a brain mask.
+
+    Args:
+        folder: the oracle's maps.
+        patient: ``sub-XXXX``.
+        map_name: one of the five maps.
+        mask: (x, y, z) brain mask of the preprocessed patient.
+        affine: its affine.
+
+    Returns:
+        float32 (x, y, z) in the map's unit, 0 outside the mask.
+
+    Raises:
+        CohortError: a map is missing or unreadable.
+    """
+    images = {name: files.read_volume(folder / f"{patient}_{name}.nii.gz") for name in MAPS}
+    support = np.any([np.asarray(image.dataobj) != 0 for image in images.values()], axis=0)
+    grid = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), affine)
+    found, _ = spatial.resample_masked({map_name: images[map_name]}, support, grid)
+    return np.where(mask, found[map_name], np.float32(0))
