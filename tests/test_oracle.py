@@ -1,6 +1,7 @@
 """The oracle knows what the TOF shows, and nothing else about the patient."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tof2perf import cohort as files
 from tof2perf.phantom import oracle
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease, Lesion
-from tof2perf.phantom.patient import draw_patient, patient_seed
+from tof2perf.phantom.patient import draw_patient, patient_seed, patient_stream, simulate_patient
 from tof2perf.profiles import load_profile
 
 
@@ -73,10 +74,19 @@ def test_oracles_are_written_for_test_patients_alone_and_read_on_the_grid_of_the
     assert written == ["sub-0002"] and len(list(target.iterdir())) == 5
 
     drawn = draw_patient(
-        cohort=rules, phantom=profile.phantom, rng=np.random.default_rng(patient_seed(profile.seed, "pegasus", 1))
+        cohort=rules, phantom=profile.phantom, rng=patient_stream(patient_seed(profile.seed, "pegasus", 1))
     )
     mask = drawn.head.brain & (drawn.head.gm + drawn.head.wm > 0.5)
     cbf = oracle.read_oracle(target, "sub-0002", "cbf", mask=mask, affine=drawn.head.affine)
     assert cbf.shape == mask.shape and not cbf[~mask].any()
     grey, white = drawn.head.gm > 0.9, drawn.head.wm > 0.95
     assert cbf[grey & (cbf > 0)].mean() > 1.3 * cbf[white & (cbf > 0)].mean()  # the same head, in the same place
+
+
+def test_the_oracle_is_of_the_very_patient_that_was_simulated(tmp_path, profile):
+    seed = patient_seed(profile.seed, "acute", 2)
+    setting = {"cohort": profile.cohorts["acute"], "phantom": profile.phantom}
+    simulate_patient(tmp_path, "sub-0003", **setting, seed=seed)
+    drawn = draw_patient(**setting, rng=patient_stream(seed))
+    moved = json.loads(files.truth_path(tmp_path, "sub-0003", "motion").read_text())["tof_to_dsc_mm"]
+    assert np.array_equal(drawn.poses[0], np.array(moved))

@@ -29,6 +29,7 @@ from tof2perf.phantom.patient import (
     contralateral_m2,
     draw_patient,
     patient_seed,
+    patient_stream,
     perfusion_of_series,
 )
 from tof2perf.phantom.perfusion import true_perfusion
@@ -121,7 +122,7 @@ def write_oracles(
     patients = files.participants(folder, "test")
 
     def write(patient: str) -> None:
-        rng = np.random.default_rng(patient_seed(seed, name, everyone.index(patient)))
+        rng = patient_stream(patient_seed(seed, name, everyone.index(patient)))
         drawn = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
         maps, affine = oracle_maps(drawn, cohort=cohort, phantom=phantom, rng=rng)
         for key, values in maps.items():
