@@ -10,7 +10,7 @@ from tof2perf.assessment import assess
 from tof2perf.cohort import participants
 from tof2perf.dataset import load_pair
 from tof2perf.example import write_example
-from tof2perf.lesions import dice
+from tof2perf.overlap import dice
 from tof2perf.profiles import load_profile
 from tof2perf.training import TrainingError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tof2perf import cohort as files
-from tof2perf.lesions import dice
+from tof2perf.overlap import dice
 from tof2perf.profiles import load_profile
 from tof2perf.skullstrip import choose_method, strip_skull
 

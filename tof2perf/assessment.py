@@ -9,8 +9,9 @@ from nibabel.affines import voxel_sizes
 
 from tof2perf.dataset import left_right_axis, load_pair
 from tof2perf.inference import generate
-from tof2perf.lesions import compare, segment
+from tof2perf.lesions import segment
 from tof2perf.networks import UNetGenerator
+from tof2perf.overlap import compare
 
 
 def assess(
