@@ -159,7 +159,7 @@ def test_a_notebook_draws_at_most_one_figure_a_cell(path):
         assert len(figures) <= 1, f"{cell.name} saves more than one figure"
 
 
-@every_notebook
+@every_paper_notebook
 def test_the_profile_is_read_by_literal_chains_alone(path):
     notebook = fingerprints.read_notebook(path)
     chains = fingerprints.profile_keys(notebook.trees(), notebook.parameters)
