@@ -88,37 +88,6 @@ def methods() -> str:
     return markdown(header, rows)
 
 
-def ablations() -> str:
-    """What each choice of the method is worth on the validation split."""
-    rows = []
-    for cohort in ("acute", "pegasus"):
-        for row in pd.read_csv(REFERENCE / "ablations" / f"ablations_{cohort}.csv").itertuples():
-            dice = f"{number(row.dice_mean, 2)} ({row.lesions})" if row.map == "tmax" and row.lesions else ""
-            rows.append(
-                [cohort, row.label, row.map, number(row.mae, 3), dice, str(row.best_epoch), number(row.seconds, 0)]
-            )
-    header = ["cohort", "variant", "map", "MAE, map's unit", "mean Dice (lesions)", "best epoch", "training a map (s)"]
-    return markdown(header, rows)
-
-
-def study() -> str:
-    """The best and the worst of the search of hyperparameters, and the profile's own values."""
-    trials = pd.read_csv(REFERENCE / "hyperparameters" / "trials.csv")
-    done = trials[trials.state == "COMPLETE"].sort_values("value", ascending=False)
-    chosen = pd.concat([done.head(3), done[done.number == 0], done.tail(1)]).drop_duplicates("number")
-    names = [name for name in trials if name.startswith("params_")]
-    rows = [
-        [str(row["number"]), number(row["value"], 3)]
-        + [f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names]
-        for _, row in chosen.iterrows()
-    ]
-    counts = trials.state.value_counts()
-    text = (
-        f"{len(trials)} trials: " + ", ".join(f"{count} {state.lower()}" for state, count in counts.items()) + ".\n\n"
-    )
-    return text + markdown(["trial", "Dice", *(name.removeprefix("params_").replace("_", " ") for name in names)], rows)
-
-
 def benchmarks() -> str:
     """Time and memory, from `make bench`."""
     return (
