@@ -97,7 +97,7 @@ PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test verify status lint lock lab truth clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -147,6 +147,9 @@ status: | environment  ## every step: fresh, stale and why, missing or failed
 
 verify: | environment  ## compare the tables with results/reference/PROFILE
 	@$(PYTHON) -m tof2perf.verification $(RESULTS) results/reference/$(PROFILE)
+
+spread: | environment  ## tolerances of verify from finished runs with other seeds, given as SEEDS="folder folder ..."
+	@$(PYTHON) -m tof2perf.spread results/reference/$(PROFILE) $(SEEDS)
 
 truth: | environment  ## what the pipeline found beside what the phantom knows, for simulated cohorts
 	@$(PYTHON) tests/truth_report.py --profile $(PROFILE) --root $(ROOT)
