@@ -77,8 +77,10 @@ $(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,02-train-$(c)-$(m)
 $(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,03-evaluate-$(c)-$(m),03-evaluate,-p cohort $(c) -p map_name $(m),$(strip \
     $(if $(DATA),,00-simulate-$(c)) 01-preprocess-$(c) 02-train-$(c)-$(m)),,$(OUT)/metrics/$(c)_$(m).csv $(OUT)/metrics/$(c)_$(m)_relative.csv \
     '$(OUT)/predictions/$(c)/*_$(m).nii.gz',$$(RUN)))))
+$(eval $(call step,12-rating,12-rating,,01-preprocess-acute 03-evaluate-acute-tmax,$(ROOT)/data/rating/$(RUN_NAME),$(OUT)/rating))
 $(eval $(call step,04-dice,04-dice,,$(strip \
-    $(if $(DATA),,00-simulate-acute) 01-preprocess-acute 03-evaluate-acute-tmax),data/published,$(strip \
+    $(if $(DATA),,00-simulate-acute) 01-preprocess-acute 03-evaluate-acute-tmax 12-rating),$(strip \
+    data/published $(ROOT)/data/rating/$(RUN_NAME)),$(strip \
     '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/acute)))
 $(eval $(call step,05-table1,05-table1,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))) 04-dice,data/published,$(strip \
     '$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv)))
