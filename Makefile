@@ -77,8 +77,10 @@ $(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,02-train-$(c)-$(m)
 $(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,03-evaluate-$(c)-$(m),03-evaluate,-p cohort $(c) -p map_name $(m),$(strip \
     $(if $(DATA),,00-simulate-$(c)) 01-preprocess-$(c) 02-train-$(c)-$(m)),,$(OUT)/metrics/$(c)_$(m).csv $(OUT)/metrics/$(c)_$(m)_relative.csv \
     '$(OUT)/predictions/$(c)/*_$(m).nii.gz',$$(RUN)))))
+$(eval $(call step,12-rating,12-rating,,01-preprocess-acute 03-evaluate-acute-tmax,$(ROOT)/data/rating/$(RUN_NAME),$(OUT)/rating))
 $(eval $(call step,04-dice,04-dice,,$(strip \
-    $(if $(DATA),,00-simulate-acute) 01-preprocess-acute 03-evaluate-acute-tmax),data/published,$(strip \
+    $(if $(DATA),,00-simulate-acute) 01-preprocess-acute 03-evaluate-acute-tmax 12-rating),$(strip \
+    data/published $(ROOT)/data/rating/$(RUN_NAME)),$(strip \
     '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/acute)))
 $(eval $(call step,05-table1,05-table1,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))) 04-dice,data/published,$(strip \
     '$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv)))
@@ -97,7 +99,7 @@ PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test bench verify status lint lock lab truth clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test bench verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -153,6 +155,9 @@ status: | environment  ## every step: fresh, stale and why, missing or failed
 
 verify: | environment  ## compare the tables with results/reference/PROFILE
 	@$(PYTHON) -m tof2perf.verification $(RESULTS) results/reference/$(PROFILE)
+
+spread: | environment  ## tolerances of verify from finished runs with other seeds, given as SEEDS="folder folder ..."
+	@$(PYTHON) -m tof2perf.spread results/reference/$(PROFILE) $(SEEDS)
 
 truth: | environment  ## what the pipeline found beside what the phantom knows, for simulated cohorts
 	@$(PYTHON) tests/truth_report.py --profile $(PROFILE) --root $(ROOT)

@@ -125,7 +125,7 @@ def test_own_data_take_the_place_of_the_simulation(tmp_path):
 def test_the_prefix_for_a_cluster_stands_before_heavy_steps_alone(tmp_path):
     shown = make("-n", "paper", f"ROOT={tmp_path}", "PYTHON=absent-python", "RUN=srun -q").stdout.splitlines()
     steps = {line.split(" run ")[1].split()[0]: line.startswith("srun -q ") for line in shown if " run " in line}
-    assert len(steps) == 32
+    assert len(steps) == 35
     assert {name for name, prefixed in steps.items() if prefixed} == {n for n in steps if n < "04"}
 
 

@@ -259,13 +259,16 @@ def ceiling():
         for metric in ("mae", "dice")
     ]
     rows[0] |= {"position": math.nan, "low": math.nan, "high": math.nan}
+    rows[2] |= {"position": -4.0, "low": -9.0, "high": -2.0}
     return pd.DataFrame(rows)
 
 
 def test_positions_are_drawn_where_there_are_any():
     figure = charts.positions(ceiling(), label=LABEL)
     marks = [sum(line.get_marker() == "o" for line in axis.lines) for axis in figure.axes]
-    assert marks == [9, 10]
+    assert marks == [8, 10]
+    beyond = [line for line in figure.axes[0].lines if line.get_marker() == "<"]
+    assert [line.get_xdata()[0] for line in beyond] == [-charts.WIDEST]
     assert figure.axes[0].get_yticklabels()[0].get_text() == "acute Tmax"
     assert charts.positions(ceiling().head(0), label="own data x, profile smoke").axes  # own data have no oracle
 

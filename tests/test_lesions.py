@@ -47,6 +47,17 @@ def test_delays_at_the_surface_of_the_brain_are_removed(head):
     assert np.array_equal(kept, patch | rim)
 
 
+def test_the_cortex_of_a_lesion_is_kept_where_delays_in_the_rim_alone_are_not(head):
+    mask, _, tmax = head
+    lesion = mask & ellipsoid(mask.shape, (4, 24, 12), (9, 8, 5))  # reaches the surface
+    rim = mask & ~lesions.erode(mask, VOXEL, 4)
+    late = np.where(rim | lesion, 15, np.minimum(tmax, 2))
+    found = lesions.segment(late, mask, VOXEL, erosion_mm=4, minimum_ml=1)
+    assert found[lesion].mean() > 0.95
+    beyond = lesions.dilate(lesion, VOXEL, 4)
+    assert not (found & ~beyond).any() and (rim & ~beyond).sum() > 500
+
+
 def test_small_components_are_removed_and_diagonal_neighbours_are_one_component(head):
     mask, _, _ = head
     tmax = np.where(mask, 2.0, 0.0)

@@ -200,6 +200,9 @@ def test_a_step_comes_after_every_step_whose_files_its_notebook_reads(step):
         r"here\.model\(|load_generator\(": "02-train",
         r"here\.metrics\(": "03-evaluate",
         r"here\.prediction_path\(|here\.predictions\(": "03-evaluate",
+        r"here\.rating|collect_masks\(": "12-rating",
+        r"here\.relative\(": "03-evaluate",
+        r"here\.oracle\(": "00-simulate",
         r"['\"]dice_summary\.json|['\"]dice\.csv|['\"]lesions": "04-dice",
         r"data['\"]? */ *['\"]published|data/published": "data/published",
     }

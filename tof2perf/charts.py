@@ -18,6 +18,7 @@ from tof2perf.maps import MAPS
 # Okabe and Ito's colours, safe for the colour-blind; grey for what never looks at the patient.
 COLOURS = {"gan": GENERATED, "mean-map": "0.6", "oracle": "#009E73"}
 EDGE: dict[str, Any] = {"markeredgecolor": "black", "markeredgewidth": 0.3}
+WIDEST = 1.5  # positions between -1.5 and 1.5 are drawn in their place
 MARKERS = {"gan": "o", "mean-map": "s", "oracle": "^"}
 MEASURES = {
     "ssim": "SSIM, brain",
@@ -66,21 +67,28 @@ def positions(ceiling: pd.DataFrame, *, label: str) -> Figure:
     """
     models = list(ceiling[["cohort", "map"]].drop_duplicates().itertuples(index=False, name=None))
     measures = [measure for measure in MEASURES if measure in set(ceiling.metric)] or ["mae"]
-    height_mm = 20 + 5.5 * max(len(models), 2)
+    height_mm = 24 + 5 * max(len(models), 2)
     figure, frames = _sheet(1, len(measures), width_mm=DOUBLE_MM, height_mm=height_mm, sharey=True)
     for axis, measure in zip(frames[0], measures, strict=True):
         found = ceiling[ceiling.metric == measure].set_index(["cohort", "map"])
         for row, model in enumerate(models):
             if model in found.index and np.isfinite(found.position[model]):
                 place, low, high = found.loc[model, ["position", "low", "high"]]
+                mark = "<" if place < -WIDEST else ">" if place > WIDEST else "o"  # an arrow: beyond the frame
                 axis.plot([low, high], [row, row], color=GENERATED, linewidth=1.2)
-                axis.plot(place, row, "o", color=GENERATED, markersize=3.5, **EDGE)
+                axis.plot(np.clip(place, -WIDEST, WIDEST), row, mark, color=GENERATED, markersize=3.5, **EDGE)
         axis.axvline(0, color="0.6", linewidth=0.8)
         axis.axvline(1, color=COLOURS["oracle"], linewidth=0.8)
-        axis.set(title=MEASURES[measure], xlim=(-1.5, 1.5), xticks=[-1, 0, 1], ylim=(max(len(models), 1) - 0.5, -0.5))
+        axis.set(
+            title=MEASURES[measure],
+            xlim=(-WIDEST - 0.1, WIDEST + 0.1),
+            xticks=[-1, 0, 1],
+            ylim=(max(len(models), 1) - 0.5, -0.5),
+        )
         seaborn.despine(ax=axis)
     frames[0, 0].set_yticks(range(len(models)), [f"{cohort} {MAPS[name].label}" for cohort, name in models])
-    figure.supxlabel("0: training mean map    1: oracle", fontsize=7)
+    ends = (axis.lines[-2], axis.lines[-1])
+    figure.legend(ends, ["training mean map (0)", "oracle (1)"], loc="outside upper center", ncols=2, frameon=False)
     sign(figure, label)
     return figure
 
@@ -114,7 +122,7 @@ def bland_altman(volumes: pd.DataFrame, agreement: pd.DataFrame, *, label: str) 
         axis.set_title(NAMES[name], fontsize=6)
         seaborn.despine(ax=axis)
     frames[0, 0].set_ylabel("generated - real (ml)")
-    figure.supxlabel("mean of both volumes (ml)", fontsize=7)
+    frames[0, len(shown) // 2].set_xlabel("mean of both volumes (ml)")
     sign(figure, label)
     return figure
 

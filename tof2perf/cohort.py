@@ -82,6 +82,16 @@ class Workspace:
         return self.results / "metrics" / f"{cohort}_{map_name}_relative.csv"
 
     @property
+    def rating(self) -> Path:
+        """Folder of the export for a blinded rating."""
+        return self.results / "rating"
+
+    @property
+    def rated(self) -> Path:
+        """Folder that a rater drops edited masks into; it belongs to the user, and no step clears it."""
+        return Path(self.root) / "data" / "rating" / self.run
+
+    @property
     def tables(self) -> Path:
         """Folder of tables."""
         return self.results / "tables"

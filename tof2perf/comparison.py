@@ -111,6 +111,19 @@ def compare_with_baselines(
     return table
 
 
+def largest_sd(mean: float, n: int) -> float:
+    """Largest sample standard deviation that ``n`` values in [0, 1] with this mean can have.
+
+    It is reached when all but one of them lie at an end of the range.
+
+    >>> round(largest_sd(0.832, 8), 3)
+    0.357
+    """
+    total = n * mean
+    values = np.r_[np.ones(int(total)), total - int(total), np.zeros(n - int(total) - 1)]
+    return float(values.std(ddof=1))
+
+
 def position(
     floor: Sequence[float],
     found: Sequence[float],

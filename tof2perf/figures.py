@@ -27,6 +27,7 @@ REAL, GENERATED, BOTH = (
     "#E69F00",
     "#FFFFFF",
 )  # blue, orange (Okabe and Ito: safe for the colour-blind), white
+TAGS = {"simulated": ("SIMULATED", GENERATED), "own data": ("OWN DATA", REAL)}  # by how the source begins
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so every machine sets the same text
     "font.size": 7,
@@ -294,15 +295,17 @@ def sign(figure: Figure, label: str) -> None:
 
     Args:
         figure: to sign.
-        label: source and profile; its first word decides: simulated data have an orange tag, all other a blue one.
+        label: source and profile. Simulated data have an orange tag, the user's own a blue one; what shows no patients
+            of this run (published numbers, a calculation) has none.
     """
     width, height = figure.get_size_inches() * INCH
-    word, colour = ("SIMULATED", GENERATED) if label.startswith("simulated") else ("OWN DATA", REAL)
-    box = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.25"}
-    tag = figure.text(1.5 / width, 1.2 / height, word, ha="left", va="bottom", fontsize=6.5, weight="bold", bbox=box)
-    tag.set(gid="tag")
-    text = figure.text(19.0 / width, 1.2 / height, label, ha="left", va="bottom", fontsize=6.5)
-    text.set(gid="source", style="italic")
+    style: dict[str, Any] = {"ha": "left", "va": "bottom", "fontsize": 6.5}
+    tag = next((tag for start, tag in TAGS.items() if label.startswith(start)), None)
+    if tag is not None:
+        box = {"facecolor": tag[1], "edgecolor": "none", "boxstyle": "square,pad=0.25"}
+        figure.text(1.5 / width, 1.2 / height, tag[0], weight="bold", bbox=box, gid="tag", **style)
+    start_mm = 1.5 if tag is None else 19.0
+    figure.text(start_mm / width, 1.2 / height, label, style="italic", gid="source", **style)
 
 
 def choose(scores: pd.Series, *, higher_is_better: bool) -> list[tuple[str, str]]:

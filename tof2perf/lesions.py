@@ -42,23 +42,24 @@ def segmentation_stages(
     """What is left of the hypoperfused area after each step of its segmentation.
 
     The paper thresholds at 6 s, then a rater removes what lies outside the hypoperfused area by hand. Here rules take
-    the rater's place (assumption): nothing counts within ``erosion_mm`` of the brain's surface, where partial volume
-    with CSF and sinuses gives false delays; parts narrower than twice ``opening_mm`` and connected components (26
-    neighbours) smaller than ``minimum_ml`` are removed.
+    the rater's place (assumption): within ``erosion_mm`` of the brain's surface, where partial volume with CSF and
+    sinuses gives false delays, a candidate counts only if another one lies within that distance of it further inside,
+    as the cortex of a lesion does; parts narrower than twice ``opening_mm`` and connected components (26 neighbours)
+    smaller than ``minimum_ml`` are removed.
 
     Args:
         tmax: (x, y, z) Tmax in s.
         mask: (x, y, z) brain mask.
         voxel_mm: size of a voxel along each axis, mm.
         threshold_s: voxels above this value are candidates.
-        erosion_mm: width of the rim of the brain that is left out; 0 keeps all.
+        erosion_mm: width of the rim of the brain in which candidates alone are left out; 0 keeps all.
         minimum_ml: smallest component kept; 0 keeps all.
         smoothing_mm: full width at half maximum of a Gaussian applied inside the brain before the threshold; 0 is off.
         opening_mm: radius of a morphological opening; 0 is off.
 
     Returns:
-        For each of :data:`STAGES` the (x, y, z) bool mask after it: above the threshold, without the rim, without thin
-        parts, without small parts. Each lies inside the one before.
+        For each of :data:`STAGES` the (x, y, z) bool mask after it: above the threshold, without what lies in the rim
+        alone, without thin parts, without small parts. Each lies inside the one before.
 
     Raises:
         ValueError: shapes that differ, or a negative setting.
@@ -74,7 +75,8 @@ def segmentation_stages(
     if smoothing_mm:
         tmax = _smooth_inside(tmax, mask, smoothing_mm / (2 * math.sqrt(2 * math.log(2))) / size_mm)
     late = (tmax > threshold_s) & mask
-    inner = late & erode(mask, voxel_mm, erosion_mm)
+    deep = late & erode(mask, voxel_mm, erosion_mm)
+    inner = late & dilate(deep, voxel_mm, erosion_mm)
     broad = dilate(erode(inner, voxel_mm, opening_mm), voxel_mm, opening_mm) & inner if opening_mm else inner
     return dict(zip(STAGES, (late, inner, broad, without_small_parts(broad, voxel_mm, minimum_ml)), strict=True))
 
