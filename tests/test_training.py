@@ -140,12 +140,23 @@ def test_constant_schedule_is_constant():
 
 def test_best_epoch_is_the_first_with_the_least_error_or_the_highest_ssim():
     history = [
-        {"epoch": 1, "validation_mae": 2.0, "validation_ssim": 0.7},
-        {"epoch": 2, "validation_mae": 1.0, "validation_ssim": 0.8},
-        {"epoch": 3, "validation_mae": 1.0, "validation_ssim": 0.9},
+        {"epoch": 1, "validation_mae": 2.0, "validation_ssim": 0.7, "rate": 1.0},
+        {"epoch": 2, "validation_mae": 1.0, "validation_ssim": 0.8, "rate": 1.0},
+        {"epoch": 3, "validation_mae": 1.0, "validation_ssim": 0.9, "rate": 1.0},
     ]
     assert best_epoch(history, "mae") == 2
     assert best_epoch(history, "ssim") == 3
+
+
+def test_an_epoch_before_the_rate_falls_is_never_the_best_once_it_has_fallen():
+    history = [
+        {"epoch": 1, "validation_mae": 0.5, "validation_ssim": 0.9, "rate": 1.0},
+        {"epoch": 2, "validation_mae": 2.0, "validation_ssim": 0.6, "rate": 0.7},
+        {"epoch": 3, "validation_mae": 1.0, "validation_ssim": 0.5, "rate": 0.3},
+    ]
+    assert best_epoch(history[:1], "mae") == 1
+    assert best_epoch(history, "mae") == 3
+    assert best_epoch(history, "ssim") == 2
 
 
 def test_unknown_schedule_criterion_and_map_are_named(cohort, tmp_path):
@@ -181,7 +192,7 @@ def test_training_lowers_the_error_and_leaves_the_best_epoch(cohort, tmp_path):
     saved = pd.read_csv(tmp_path / "model" / "history.csv")
     pd.testing.assert_frame_equal(saved, history)
     config = yaml.safe_load((tmp_path / "model" / "config.yaml").read_text())
-    assert config["best_epoch"] == history.validation_mae.idxmin() + 1
+    assert config["best_epoch"] == best_epoch(history.to_dict("records"), "mae")
     assert config["cohort"] == "acute"
     assert config["map"] == "tmax"
     assert config["training"]["betas"] == [0.5, 0.999]
@@ -271,7 +282,7 @@ def test_one_generator_of_all_maps_reports_the_error_of_each_in_its_unit(cohort,
     np.testing.assert_allclose(history.validation_mae, np.mean(shares, axis=0))
     generator = load_generator(tmp_path / "all")
     pairs = {name: engine.PairDataset(cohort, ["sub-0004"], name) for name in ("tmax", "cbf")}
-    best = history.validation_mae.idxmin()
+    best = best_epoch(history.to_dict("records"), "mae") - 1
     for name, data in pairs.items():
         tof, mask = (volume[0].numpy() for volume in (data.tofs[0], data.masks[0]))
         physical = (tof + 1) + 0.4  # TOF_BOUNDS

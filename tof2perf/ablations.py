@@ -21,7 +21,7 @@ from tof2perf.dataset import PairDataset
 from tof2perf.inference import load_generator
 from tof2perf.maps import MAPS, chosen_maps
 from tof2perf.profiles import Profile, load_profile
-from tof2perf.training import train
+from tof2perf.training import best_epoch, train
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _train(
     )
     epochs = settings["epochs"]
     seconds = (moments[-1] - start) * epochs / len(moments) if moments else float("nan")
-    best = int(history.epoch[history.validation_mae.idxmin()])
+    best = best_epoch(history.to_dict("records"), settings["training"].criterion)
     spent = {"epochs": epochs, "best_epoch": best, "seconds": seconds, "source": f"profile {profile.name}"}
     write_json(model / "time.json", spent)
 

@@ -108,7 +108,7 @@ class TrainingProfile:
     ssim_window: str  # uniform or gaussian
     initial_spread: float  # standard deviation of the initial weights
     flip: bool  # mirror half of the patients left to right
-    criterion: str  # best epoch on the validation split by mae or ssim
+    criterion: str  # best epoch on the validation split, by mae or ssim, among those with a falling rate
     batch: int  # patients a step, over all devices
     precision: str  # float32 or bfloat16 (of convolutions and matrix products; weights stay float32)
     checkpoint_activations: bool  # compute them again in the backward pass: less memory, more time

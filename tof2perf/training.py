@@ -266,9 +266,14 @@ def rate_factor(schedule: str, *, decay_from: float, epoch: int, epochs: int) ->
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], criterion: str) -> int:
-    """The epoch, counted from 1, that is best on the validation split; the first of equals."""
+    """The epoch, counted from 1, that is best on the validation split; the first of equals.
+
+    Only epochs after the learning rate began to fall count, if there are any. Before that a generator that has found no
+    lesion yet has a smaller mean error than one that has just learned where they are, but not how large: it would win.
+    """
     column, sign = CRITERIA[criterion]
-    return int(min(history, key=lambda row: sign * row[column])["epoch"])
+    settled = [row for row in history if row["rate"] < 1.0] or history
+    return int(min(settled, key=lambda row: sign * row[column])["epoch"])
 
 
 def _check_settings(network: Any, training: Any, epochs: int) -> None:
