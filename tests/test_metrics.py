@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from skimage import metrics as reference
 
 from tof2perf import metrics
@@ -137,6 +139,34 @@ def test_constant_volumes_have_the_values_of_the_formula():
     assert found["ssim"] == pytest.approx((luminance + 1) / 2, abs=1e-9)
     assert found["psnr"] == pytest.approx(20 * math.log10(2 / 0.75))
     assert (found["mae"], found["nrmse"]) == pytest.approx((0.75, 1.5))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_constant_volumes_agree_with_scikit_image(rng, value):
+    flat = np.full((9, 12, 8), value)
+    for real, generated in ((flat, flat - 0.5), (flat, rng.uniform(-1, 1, flat.shape)), (flat, flat)):
+        slices = metrics.image_metrics(real, generated, convention="paper", mask=None, data_range=2)
+        assert slices["ssim"] == pytest.approx(slices_by_reference(real, generated), abs=1e-6)
+        _, similarity = reference.structural_similarity(real, generated, data_range=2, full=True)
+        cube = metrics.image_metrics(real, generated, convention="brain", mask=np.ones(flat.shape), data_range=2)
+        assert cube["ssim"] == pytest.approx(similarity.mean(), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.tuples(*[st.integers(7, 22)] * 3), st.floats(0.01, 50), st.integers(0, 2**32 - 1))
+def test_random_volumes_of_any_shape_and_range_agree_with_scikit_image(shape, width, seed):
+    rng = np.random.default_rng(seed)
+    real = rng.uniform(0, width, shape)
+    generated = real + rng.normal(0, 0.2 * width, shape)
+    found = metrics.image_metrics(real, generated, convention="brain", mask=np.ones(shape), data_range=width)
+    _, similarity = reference.structural_similarity(real, generated, data_range=width, full=True)
+    assert found["ssim"] == pytest.approx(similarity.mean(), abs=1e-6)
+    psnr = reference.peak_signal_noise_ratio(real, generated, data_range=width)
+    assert found["psnr"] == pytest.approx(psnr, abs=1e-6)
+    assert found["nrmse"] == pytest.approx(reference.normalized_root_mse(real, generated), abs=1e-6)
+    slices = metrics.image_metrics(real, generated, convention="paper", mask=None, data_range=width)
+    expected = [reference.structural_similarity(a, b, data_range=width) for a, b in zip(real, generated, strict=True)]
+    assert slices["ssim"] == pytest.approx((np.mean(expected) + 1) / 2, abs=1e-6)
 
 
 def test_an_error_against_an_all_zero_volume_is_infinitely_large_in_nrmse():

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tof2perf.execution import run_notebook
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions")
+FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions", "ceiling", "lesion_rules")
+TABLES = ("table1", "comparison", "baselines", "ceiling", "dice", "lesion_volumes", "lesion_thresholds")
 MAPS = ("tmax", "cbf", "cbv", "mtt", "ttp")
 COHORTS = ("acute", "pegasus")
 
@@ -71,7 +74,8 @@ def test_every_result_of_the_paper_is_there(paper):
     for name in FIGURES:
         assert (paper / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (paper / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("table1.csv", "table1.md", "table1.tex", "dice.csv", "dice_summary.json"):
+        assert "Source: simulated cohort, profile smoke." in (paper / "figures" / f"{name}.txt").read_text()
+    for name in (*(f"{table}.csv" for table in TABLES), "table1.md", "table1.tex", "baselines.md", "dice_summary.json"):
         assert (paper / "tables" / name).stat().st_size > 0
     assert not (paper / "failed").exists()
 
@@ -130,3 +134,36 @@ def test_status_says_what_is_stale_and_why(copy, paper):
     assert "stale" in line and "dice.csv was changed since" in line
     assert "04-dice" in started(make(copy, "dice"))
     assert table.read_bytes() == content
+
+
+def test_the_page_on_metrics_runs_on_these_results(copy, paper, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    page = copy / "notebooks" / "explore" / "metrics.ipynb"
+    given = {"profile": "smoke", "root": str(copy)}
+    run_notebook(page, tmp_path / "metrics.ipynb", parameters=given, failed=tmp_path / "failed.ipynb")
+    assert "simulated cohort, profile smoke" in (paper / "explore" / "metrics_findings.csv").read_text()
+
+
+def test_a_run_agrees_with_itself_and_not_with_another(copy, paper, tmp_path):
+    shutil.rmtree(copy / "results" / "reference" / "smoke", ignore_errors=True)
+    reference = copy / "results" / "reference" / "smoke"
+    shutil.copytree(paper / "tables", reference / "tables")
+    assert "identical" in make(copy, "verify").stdout
+    table = reference / "tables" / "table1.csv"
+    table.write_text(table.read_text().replace(",ssim,0.", ",ssim,0.1", 1))
+    done = make(copy, "verify")
+    assert done.returncode != 0 and "differs" in done.stdout
+
+
+def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named(copy, paper):
+    make(copy, "paper")
+    returned = copy / "data" / "rating" / "smoke"
+    returned.mkdir(parents=True)
+    for mask in (paper / "rating" / "maps").glob("*_mask.nii.gz"):
+        shutil.copy(mask, returned)
+    (first := min(returned.iterdir())).unlink()
+    done = make(copy, "dice")
+    assert done.returncode != 0 and first.name in done.stdout + done.stderr
+    shutil.copy(paper / "rating" / "maps" / first.name, returned)
+    assert "04-dice" in started(make(copy, "dice"))
+    assert "edited by a blinded rater" in (paper / "tables" / "dice.csv").read_text()
