@@ -11,6 +11,8 @@ from pathlib import Path
 import benchmark_tables
 import pandas as pd
 
+from tof2perf.maps import MAPS
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "results" / "reference" / "laptop"
 MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -25,6 +27,50 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 def number(value: float, digits: int) -> str:
     """A number with so many decimals, n.d. where there is none; no minus before zero."""
     return "n.d." if pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
+def errors() -> str:
+    """Mean absolute error in the brain of the GAN, the mean map and the oracle, with the verdict against the mean map."""
+    table = pd.read_csv(REFERENCE / "tables" / "table1.csv")
+    table = table[(table.convention == "brain") & (table.metric == "mae")].set_index(["cohort", "map", "predictor"])
+    words = pd.read_csv(REFERENCE / "tables" / "comparison.csv")
+    words = words[(words.convention == "brain") & (words.metric == "mae") & (words.against == "mean-map")]
+    rows = []
+    for row in words.itertuples():
+        means = [table["mean"].get((row.cohort, row.map, name)) for name in ("gan", "mean-map", "oracle")]
+        digits = 2 if means[0] >= 0.5 else 3
+        found = [number(value, digits) for value in means]
+        interval = f"{row.difference:+.{digits}f} ({row.low:+.{digits}f} to {row.high:+.{digits}f})"
+        unit = MAPS[row.map].unit
+        rows.append([f"{row.cohort} {MAPS[row.map].label}", unit, *found, interval, row.gan_is, f"{row.p_holm:.3f}"])
+    header = ["map", "unit", "GAN", "mean map", "oracle", "GAN minus mean map (95 %)", "the GAN is", "p, Holm"]
+    return markdown(header, rows)
+
+
+def lesions() -> str:
+    """Overlap of lesions, by predictor."""
+    found = json.loads((REFERENCE / "tables" / "dice_summary.json").read_text(encoding="utf-8"))["predictors"]
+    rows = []
+    for name, row in found.items():
+        interval = f"{number(row['median'], 2)} ({number(row['median_low'], 2)} to {number(row['median_high'], 2)})"
+        quartiles = f"{number(row['quartile_25'], 2)} to {number(row['quartile_75'], 2)}"
+        counts = [str(row[key]) for key in ("detected", "missed", "contralateral", "false_alarms")]
+        rows.append([name, str(row["analysed"]), interval, number(row["mean"], 2), quartiles, *counts])
+    header = ["predictor", "lesions", "median Dice (95 %)", "mean", "middle half", "detected", "missed", "other side"]
+    return markdown([*header, "false alarms"], rows)
+
+
+def sites() -> str:
+    """Dice of the GAN by site of the occlusion, and whether the TOF shows it."""
+    dice = pd.read_csv(REFERENCE / "tables" / "dice.csv")
+    people = pd.read_csv(REFERENCE / "explore" / "phantom_patients.csv")
+    people = people[people.cohort == "acute"].set_index("participant_id")
+    dice = dice[~dice.excluded].join(people[["occlusion_site", "visible"]], on="participant_id")
+    rows = []
+    for (site, visible), cases in dice[dice.predictor == "gan"].groupby(["occlusion_site", "visible"]):
+        ceiling = dice[(dice.predictor == "oracle") & dice.participant_id.isin(cases.participant_id)].dice
+        rows.append([site, visible, str(len(cases)), number(cases.dice.median(), 2), number(ceiling.median(), 2)])
+    return markdown(["site", "seen in the TOF", "lesions", "GAN, median Dice", "oracle, median Dice"], rows)
 
 
 def phantom() -> str:
