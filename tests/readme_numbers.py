@@ -30,7 +30,7 @@ def number(value: float, digits: int) -> str:
 
 
 def errors() -> str:
-    """Mean absolute error in the brain of the GAN, the mean map and the oracle, with the verdict against the mean map."""
+    """Mean absolute error in the brain of GAN, mean map and oracle, with the verdict on GAN against mean map."""
     table = pd.read_csv(REFERENCE / "tables" / "table1.csv")
     table = table[(table.convention == "brain") & (table.metric == "mae")].set_index(["cohort", "map", "predictor"])
     words = pd.read_csv(REFERENCE / "tables" / "comparison.csv")

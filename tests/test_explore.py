@@ -33,3 +33,11 @@ def test_the_page_on_deconvolution_runs_without_results_and_leaves_its_table(run
     table = pd.read_csv(tmp_path / "results" / "smoke" / "explore" / "perfusion_methods.csv")
     assert set(table.method) == set(METHODS) and set(table.noise) == {"none", "SNR 50"}
     assert (table.n == 800).all() and (table.source == "simulated curves, profile smoke").all()
+
+
+def test_the_page_on_the_phantom_makes_its_own_patients_where_there_are_none(run, tmp_path):
+    run("phantom", few=3)
+    table = pd.read_csv(tmp_path / "results" / "smoke" / "explore" / "phantom.csv")
+    assert set(table.cohort) == {"acute", "pegasus"} and table.reference.notna().all()
+    assert table.source_of_data.str.contains("made for this page").all()
+    assert not (tmp_path / "data").exists()
