@@ -1,6 +1,7 @@
 """The oracle knows what the TOF shows, and nothing else about the patient."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tof2perf import cohort as files
 from tof2perf.phantom import oracle
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease, Lesion
-from tof2perf.phantom.patient import draw_patient, patient_seed
+from tof2perf.phantom.patient import draw_patient, patient_seed, simulate_cohort
 from tof2perf.profiles import load_profile
 
 
@@ -80,3 +81,17 @@ def test_oracles_are_written_for_test_patients_alone_and_read_on_the_grid_of_the
     assert cbf.shape == mask.shape and not cbf[~mask].any()
     grey, white = drawn.head.gm > 0.9, drawn.head.wm > 0.95
     assert cbf[grey & (cbf > 0)].mean() > 1.3 * cbf[white & (cbf > 0)].mean()  # the same head, in the same place
+
+
+def test_the_oracle_draws_the_very_patients_who_were_simulated(tmp_path, profile, monkeypatch):
+    rules = dataclasses.replace(profile.cohorts["acute"], train=0, validation=0, test=2)
+    settings = {"cohort": rules, "phantom": profile.phantom, "seed": profile.seed, "jobs": 1}
+    simulate_cohort(tmp_path, "acute", **settings)
+    drawn = []
+    monkeypatch.setattr(oracle, "oracle_maps", lambda patient, **_: (drawn.append(patient), ({}, None))[1])
+    patients = oracle.write_oracles(tmp_path / "oracle", tmp_path, "acute", **settings)
+    assert len(drawn) == len(patients) == 2
+    for patient, name in zip(drawn, patients, strict=True):
+        truth = json.loads(files.truth_path(tmp_path, name, "motion").read_text())
+        assert patient.poses[0].tolist() == truth["tof_to_dsc_mm"]
+        assert patient.bolus.arrival_s == truth["bolus_arrival_s"]
