@@ -9,7 +9,7 @@ import pytest
 from tof2perf import cohort as files
 from tof2perf.phantom import oracle
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease, Lesion
-from tof2perf.phantom.patient import draw_patient, patient_seed, patient_stream, simulate_patient
+from tof2perf.phantom.patient import draw_patient, patient_seed, patient_stream, simulate_cohort
 from tof2perf.profiles import load_profile
 
 
@@ -83,10 +83,15 @@ def test_oracles_are_written_for_test_patients_alone_and_read_on_the_grid_of_the
     assert cbf[grey & (cbf > 0)].mean() > 1.3 * cbf[white & (cbf > 0)].mean()  # the same head, in the same place
 
 
-def test_the_oracle_is_of_the_very_patient_that_was_simulated(tmp_path, profile):
-    seed = patient_seed(profile.seed, "acute", 2)
-    setting = {"cohort": profile.cohorts["acute"], "phantom": profile.phantom}
-    simulate_patient(tmp_path, "sub-0003", **setting, seed=seed)
-    drawn = draw_patient(**setting, rng=patient_stream(seed))
-    moved = json.loads(files.truth_path(tmp_path, "sub-0003", "motion").read_text())["tof_to_dsc_mm"]
-    assert np.array_equal(drawn.poses[0], np.array(moved))
+def test_the_oracle_draws_the_very_patients_who_were_simulated(tmp_path, profile, monkeypatch):
+    rules = dataclasses.replace(profile.cohorts["acute"], train=0, validation=0, test=2)
+    settings = {"cohort": rules, "phantom": profile.phantom, "seed": profile.seed, "jobs": 1}
+    simulate_cohort(tmp_path, "acute", **settings)
+    drawn = []
+    monkeypatch.setattr(oracle, "oracle_maps", lambda patient, **_: (drawn.append(patient), ({}, None))[1])
+    patients = oracle.write_oracles(tmp_path / "oracle", tmp_path, "acute", **settings)
+    assert len(drawn) == len(patients) == 2
+    for patient, name in zip(drawn, patients, strict=True):
+        truth = json.loads(files.truth_path(tmp_path, name, "motion").read_text())
+        assert patient.poses[0].tolist() == truth["tof_to_dsc_mm"]
+        assert patient.bolus.arrival_s == truth["bolus_arrival_s"]
