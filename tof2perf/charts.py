@@ -155,7 +155,7 @@ def threshold_curves(thresholds: pd.DataFrame, *, label: str, predictors: Sequen
     return figure
 
 
-def _sheet(rows: int, columns: int, *, width_mm: float, height_mm: float, **shared: bool) -> tuple[Figure, np.ndarray]:
+def _sheet(rows: int, columns: int, *, width_mm: float, height_mm: float, **shared: Any) -> tuple[Figure, np.ndarray]:
     """A sheet of axes (rows, columns) that leaves 5 mm at the foot to the source."""
     layout = ConstrainedLayoutEngine(rect=(0, 5 / height_mm, 1, 1 - 5 / height_mm))
     size = (width_mm / INCH, height_mm / INCH)

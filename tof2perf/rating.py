@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -155,7 +156,7 @@ def describe_edits(folder: Path, key_path: Path, exported: Path) -> list[dict[st
     masks = collect_masks(folder, key_path)
     rows: list[dict[str, str | float]] = []
     for name, case in cases.items():
-        image = nib.load(Path(exported) / f"{name}{MASK}")
+        image: Any = nib.load(Path(exported) / f"{name}{MASK}")
         before, after = np.asarray(image.dataobj) > 0, masks[case["participant_id"], case["kind"]]
         ml = float(voxel_sizes(image.affine).prod() / 1000)
         numbers = {"preliminary": before, "removed": before & ~after, "added": after & ~before}
@@ -166,7 +167,7 @@ def describe_edits(folder: Path, key_path: Path, exported: Path) -> list[dict[st
 def _read_mask(path: Path, case: dict) -> np.ndarray:
     """One mask on the grid of its case; an editor may have stored the axes in another order or direction."""
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         data = np.asarray(image.dataobj)
     except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

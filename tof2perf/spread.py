@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import t
@@ -27,7 +28,7 @@ UNITLESS = ("ssim", "psnr", "nrmse", "dice", "spearman", "ratio_error")
 COLUMNS = ("table", "entry", "runs", "mean", "sd", "degrees_of_freedom", "tolerance")
 
 
-def measure_spread(runs: Sequence[Path]) -> list[dict[str, str | float | int]]:
+def measure_spread(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """Tolerance of every number in the tables of several finished runs.
 
     The difference of two runs has a standard deviation of sqrt(2) SD; with SD estimated from few runs it follows
