@@ -7,8 +7,10 @@ import argparse
 import json
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from tof2perf import cohort as files
 from tof2perf.overlap import dice
@@ -28,7 +30,11 @@ def main() -> None:
     for name in profile.cohorts:
         folder, done = here.cohort(name), here.preprocessed(name)
         patients = files.read_participants(folder).index
-        rows = [compare(folder, done, patient, method=profile.preprocessing.skull_strip) for patient in patients]
+        work = joblib.Parallel(n_jobs=-1, return_as="generator")(
+            joblib.delayed(compare)(folder, done, patient, method=profile.preprocessing.skull_strip)
+            for patient in patients
+        )
+        rows = list(tqdm(work, total=len(patients), desc=f"truth {name}", unit="patient"))
         table = pd.DataFrame(rows).agg(["mean", "std", "min", "max"]).T.round(3)
         print(f"\n{name}, {here.label(name)}, {len(patients)} patients\n{table.to_string()}")
         tables.append(table.rename_axis("quantity").reset_index().assign(cohort=name, source=here.label(name)))
