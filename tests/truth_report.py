@@ -23,13 +23,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--root", type=Path, default=Path("."))
+    parser.add_argument("--split", choices=files.SPLITS, help="of these patients alone; all by default")
     arguments = parser.parse_args()
     profile = load_profile(arguments.profile)
     here = files.Workspace(profile.name, arguments.root)
     tables = []
     for name in profile.cohorts:
         folder, done = here.cohort(name), here.preprocessed(name)
-        patients = files.read_participants(folder).index
+        patients = (
+            files.participants(folder, arguments.split) if arguments.split else files.read_participants(folder).index
+        )
         work = joblib.Parallel(n_jobs=-1, return_as="generator")(
             joblib.delayed(compare)(folder, done, patient, method=profile.preprocessing.skull_strip)
             for patient in patients
