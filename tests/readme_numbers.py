@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import benchmark_tables
 import pandas as pd
 
 from tof2perf.maps import MAPS
@@ -134,18 +133,8 @@ def methods() -> str:
     return markdown(header, rows)
 
 
-def benchmarks() -> str:
-    """Time and memory, from `make bench`."""
-    return (
-        benchmark_tables.tables(json.loads((REFERENCE.parent / "benchmarks.json").read_text(encoding="utf-8"))) + "\n"
-    )
-
-
 TABLES: dict[str, Callable[[], str]] = {
-    "phantom": phantom,
-    "truth": truth,
-    "methods": methods,
-    "benchmarks": benchmarks,
+    table.__name__: table for table in (errors, lesions, sites, phantom, truth, methods)
 }
 
 
