@@ -10,6 +10,7 @@ from tof2perf.phantom.perfusion import HYPOPERFUSED_DELAY_S, LATE_S
 
 ZONES = {"oligemia": (4.0, 6.0), "penumbra": (6.0, 10.0), "core": (10.0, np.inf)}  # measured Tmax in s (assumption)
 SMALLEST_ML = 2.0  # of a zone whose ratio to the other side is worth stating
+TERRITORY_ML = 50.0  # the same of a starved territory: less is the rim of cisterns and ventricles, where truth is mixed
 
 
 def describe_patient(folder: Path, patient: str) -> dict[str, float]:
@@ -29,7 +30,8 @@ def describe_patient(folder: Path, patient: str) -> dict[str, float]:
         ``hir``: hypoperfusion intensity ratio, late over lesion, NaN below 2 ml of lesion.
         ``tmax_median_s``, ``tmax_95_s``: median and 95th percentile of measured Tmax in the brain.
         ``rcbf_``, ``rcbv_``, ``rmtt_`` and a zone: mean over that of the other side, NaN below 2 ml. Zones of measured
-        Tmax are ``oligemia``, ``penumbra`` and ``core``; ``territory`` truly lacks antegrade supply.
+        Tmax are ``oligemia``, ``penumbra`` and ``core``; ``territory`` truly lacks antegrade supply (NaN
+        below 50 ml).
         ``cbf`` (ml/100 g/min), ``cbv`` (ml/100 g): measured means outside the zones; ``_over_true``: over the truth.
     """
 
@@ -63,7 +65,7 @@ def describe_patient(folder: Path, patient: str) -> dict[str, float]:
     zones = {zone: (tmax > low) & (tmax <= high) for zone, (low, high) in ZONES.items()}
     for zone, where in (zones | {"territory": starved}).items():
         inside = brain & where & other_side
-        enough = inside.sum() * voxel_ml > SMALLEST_ML
+        enough = inside.sum() * voxel_ml > (TERRITORY_ML if zone == "territory" else SMALLEST_ML)
         for key in ("cbf", "cbv", "mtt"):
             ratio = found[key][inside].mean() / mirrored[key][inside].mean() if enough else np.nan
             row[f"r{key}_{zone}"] = float(ratio)
