@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import gammainc
 
+from tof2perf import parametric
 from tof2perf.arterial import bolus_arrival, find_aif
 from tof2perf.dsc import (
     KAPPA,
@@ -330,3 +331,20 @@ def test_bad_input_is_refused_in_one_line_that_says_what_to_do(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call(tissue([50, 30], [4, 6], [0, 2]), artery())
     assert "\n" not in str(caught.value)
+
+
+def test_derivatives_of_the_residue_are_those_of_its_differences():
+    angular = np.linspace(0.0, 2.0, 7)
+    log_alpha, log_mtt, step = 0.4, 1.3, 1e-4
+
+    def at(i, j):
+        return parametric._residue(log_alpha + i * step, log_mtt + j * step, angular)
+
+    value, a, m, aa, am, mm = parametric._residue_derivatives(log_alpha, log_mtt, angular)
+    np.testing.assert_allclose(value, at(0, 0))
+    np.testing.assert_allclose(a, (at(1, 0) - at(-1, 0)) / (2 * step), atol=1e-7)
+    np.testing.assert_allclose(m, (at(0, 1) - at(0, -1)) / (2 * step), atol=1e-7)
+    np.testing.assert_allclose(aa, (at(1, 0) - 2 * at(0, 0) + at(-1, 0)) / step**2, atol=1e-5)
+    np.testing.assert_allclose(mm, (at(0, 1) - 2 * at(0, 0) + at(0, -1)) / step**2, atol=1e-5)
+    mixed = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / (4 * step**2)
+    np.testing.assert_allclose(am, mixed, atol=1e-5)

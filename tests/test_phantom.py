@@ -267,7 +267,7 @@ def test_a_rendered_vessel_keeps_its_volume_however_coarse_the_grid(tree, rng):
         affine = scanner.grid_affine(shape, (voxel,) * 3, (0.0, -18.0, 0.0))
         radius = np.full(len(tree.parent), 0.3)
         fraction, value = scanner.draw_vessels(
-            tree,
+            tree.parent,
             np.full(len(radius), 7.0),
             position=tree.position,
             radius_mm=radius,
@@ -279,6 +279,28 @@ def test_a_rendered_vessel_keeps_its_volume_however_coarse_the_grid(tree, rng):
         assert np.allclose(value[fraction > 1e-6], 7.0, rtol=1e-4)
     expected = (np.pi * 0.3**2 * tree.length_mm()).sum()
     assert np.allclose(volumes, expected, rtol=0.03)
+
+
+def test_noise_is_rician_in_tissue_and_rayleigh_in_air(rng):
+    signal, sigma = np.zeros((30, 30, 30), dtype=np.float32), 300.0
+    signal[:10], signal[10:20] = 400.0, 0.5  # where a signal is next to nothing, both say the same
+    found = scanner._magnitude(signal, sigma, rng)
+    for rows, level in ((slice(0, 10), 400.0), (slice(10, 20), 0.5), (slice(20, 30), 0.0)):
+        expected = stats.rice(level / sigma, scale=sigma)
+        low, high = np.rint(expected.ppf([0.1, 0.9]))
+        assert np.isclose(found[rows].mean(), expected.mean(), rtol=0.03)
+        assert np.isclose(np.mean((found[rows] >= low) & (found[rows] <= high)), 0.8, atol=0.02)
+
+
+def test_aligned_and_turned_grids_are_sampled_alike(rng):
+    volume = rng.random((12, 10, 8)).astype(np.float32)
+    source, target = np.diag([2.0, 2.0, 2.0, 1.0]), np.diag([1.5, 1.1, 2.6, 1.0])
+    target[:3, 3] = 1.0, 2.0, 0.5
+    turned = target.copy()
+    turned[0, 1] = 1e-4  # enough not to count as aligned
+    straight = scanner.resample(volume, source, target, (11, 12, 6))
+    assert np.abs(straight - scanner.resample(volume, source, turned, (11, 12, 6))).max() < 2e-3
+    assert straight.std() > 0.1
 
 
 @pytest.mark.parametrize("shape", [1.0, 2.5])

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from isal import isal_zlib
 
 from tof2perf.maps import MAPS
 
@@ -302,9 +303,9 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetitio
         image.header.set_zooms((*image.header.get_zooms()[:3], repetition_time_s))
     raw = io.BytesIO()
     image.to_file_map({"image": nib.FileHolder(fileobj=raw), "header": nib.FileHolder(fileobj=raw)})
-    # Noise does not compress: looking for runs alone is twice as fast as zlib's quickest search, for 3 % more bytes.
-    # The gzip header has no time and no name, so the same image gives the same bytes.
-    pack = zlib.compressobj(1, zlib.DEFLATED, GZIP_WINDOW, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    # ISA-L packs such images four times as fast as zlib. The gzip header has no time and no name, so the same image
+    # gives the same bytes.
+    pack = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
     write_bytes(path, pack.compress(raw.getvalue()) + pack.flush())
 
 

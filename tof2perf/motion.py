@@ -9,9 +9,9 @@ from tof2perf.arterial import finite
 SMOOTHING_MM = 3.0  # standard deviation: linear interpolation and first-order gradients hold over such a distance
 ITERATIONS = 12
 ENOUGH_MM = 0.01  # a smaller last step ends the search of a frame
-NEGLIGIBLE_MM = (
-    0.1  # a frame that lies nearer to the reference stays as it is: interpolation would cost more than it mends
-)
+# A frame that lies nearer to the reference stays as it is: interpolation would cost more than it mends.
+NEGLIGIBLE_MM = 0.1
+MARGIN = 4  # voxels around the head: as far as smoothing and splines see
 HEAD_MM = 70.0  # radius of a head: turns an angle into a distance
 
 
@@ -51,18 +51,25 @@ def motion_correct(
     stride = np.maximum(1, np.round(sample_mm / spacing)).astype(int)
     bright = ndimage.binary_dilation(reference > 0.2 * np.percentile(reference, 98), iterations=2)
     points, to_motion = _prepare(reference, bright, spacing, centre, stride)
-    head = (np.argwhere(bright) - centre) * spacing
+    # What lies further from the head than any filter reaches is left out.
+    box = tuple(
+        slice(max(part.start - MARGIN, 0), part.stop + MARGIN) for part in ndimage.find_objects(bright.astype(int))[0]
+    )
+    corner = np.array([part.start for part in box])
+    frames = np.ascontiguousarray(np.moveaxis(signal[box], 3, 0))
+    inside = bright[box]
+    head = (np.argwhere(inside) + corner - centre) * spacing
 
-    corrected = signal.copy()
     matrices = np.empty((signal.shape[3], 4, 4))
     matrix = np.eye(4)
-    for frame in range(signal.shape[3]):
-        volume = np.ascontiguousarray(signal[..., frame])
+    for frame, volume in enumerate(frames):
         smooth = ndimage.gaussian_filter(volume, sigma)
-        matrix = matrices[frame] = _align(smooth, points, to_motion, spacing, centre, matrix)
+        matrix = matrices[frame] = _align(smooth, points, to_motion, spacing, centre - corner, matrix)
         if _distance_mm(matrix) >= NEGLIGIBLE_MM:
-            where = (head @ matrix[:3, :3].T + matrix[:3, 3]) / spacing + centre
-            corrected[bright, frame] = ndimage.map_coordinates(volume, where.T, order=3, mode="nearest")
+            where = (head @ matrix[:3, :3].T + matrix[:3, 3]) / spacing + centre - corner
+            volume[inside] = ndimage.map_coordinates(volume, where.T, order=3, mode="mirror")
+    corrected = signal.copy()
+    corrected[box] = np.moveaxis(frames, 0, 3)
     return corrected, matrices
 
 

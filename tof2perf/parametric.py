@@ -83,39 +83,48 @@ def tabulate(aif: np.ndarray, tr: float, search: tuple[float, float], *, size: i
     delays = np.arange(search[0], search[1] + DELAY_STEP, DELAY_STEP)
     shift = np.exp(-1j * angular * delays[:, None]) * spectrum  # (delay, frequency)
     basis = _basis(shift, angular, frames, size)
-    # Spectrum -> first `frames` samples -> coordinates, as one real matrix on (real, imaginary) parts.
+    # Spectrum -> first `frames` samples -> coordinates, of a curve that is shifted by each delay.
     weight = np.full(len(angular), 2.0 / length)
     weight[[0, -1]] = 1.0 / length
-    wave = np.exp(1j * angular[:, None] * tr * np.arange(frames)) * weight[:, None]
-    to_basis = np.concatenate([wave.real @ basis, -wave.imag @ basis]).astype(np.float32)
-    expansion = np.empty((len(LOG_ALPHA), len(LOG_MTT), len(delays), 10, basis.shape[1]), np.float32)
-    for i, log_alpha in enumerate(LOG_ALPHA):
-        shapes = _residue_derivatives(log_alpha, LOG_MTT, angular)  # value, a, m, aa, am, mm: (mtt, frequency)
-        value, a, m, aa, am, mm = (part[:, None] * shift for part in shapes)
-        slope = -1j * angular
-        terms = (value, a, m, slope * value, aa, am, slope * a, mm, slope * m, slope**2 * value)
-        for k, term in enumerate(terms):
-            expansion[i, :, :, k] = np.concatenate([term.real, term.imag], axis=-1).astype(np.float32) @ to_basis
-    return ModelTable(basis.astype(np.float32), expansion.reshape(-1, 10, basis.shape[1]), (LOG_ALPHA, LOG_MTT, delays))
+    wave = (np.exp(1j * angular[:, None] * tr * np.arange(frames)) * weight[:, None]) @ basis
+    to_basis = (shift.T[:, :, None] * wave[:, None, :]).reshape(len(angular), -1)
+    slope = -1j * angular
+    value, a, m, aa, am, mm = _residue_derivatives(LOG_ALPHA[:, None, None], LOG_MTT[:, None], angular)
+    terms = (value, a, m, slope * value, aa, am, slope * a, mm, slope * m, slope**2 * value)
+    spectra = np.stack(terms, axis=2).astype(np.complex64).reshape(-1, len(angular))  # (alpha, mtt, term), frequency
+    # The real part of their product, as one product of real matrices.
+    expansion = np.hstack([spectra.real, spectra.imag]) @ np.vstack([to_basis.real, -to_basis.imag]).astype(np.float32)
+    expansion = expansion.reshape(-1, len(terms), len(delays), basis.shape[1]).swapaxes(1, 2)
+    return ModelTable(
+        basis.astype(np.float32),
+        np.ascontiguousarray(expansion).reshape(-1, len(terms), basis.shape[1]),
+        (LOG_ALPHA, LOG_MTT, delays),
+    )
 
 
 def _residue(log_alpha, log_mtt, angular):
-    """Fourier transform of R at angular frequencies (1/s): (mtt, frequency), the zero frequency being the area, MTT."""
-    alpha, mtt = np.exp(log_alpha), np.exp(log_mtt)[:, None]
+    """Fourier transform of R at angular frequencies (1/s), the zero frequency being the area, MTT; broadcasts."""
+    alpha, mtt = np.exp(log_alpha), np.exp(log_mtt)
     safe = np.where(angular > 0, angular, 1)
     return np.where(angular > 0, (1 - (1 + 1j * safe * mtt / alpha) ** -alpha) / (1j * safe), mtt)
 
 
-def _residue_derivatives(log_alpha, log_mtt, angular, step=1e-3):
-    """Value, first and second derivatives of `_residue` by (log alpha, log mtt), from central differences."""
-    f = {(i, j): _residue(log_alpha + i * step, log_mtt + j * step, angular) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+def _residue_derivatives(log_alpha, log_mtt, angular):
+    """Value, first and second derivatives of `_residue` by a = log alpha and m = log mtt: v, a, m, aa, am, mm."""
+    alpha, mtt = np.exp(log_alpha), np.exp(log_mtt)
+    moving = angular > 0
+    safe = np.where(moving, angular, 1)
+    z = 1j * safe * mtt / alpha
+    ratio, logarithm = z / (1 + z), np.log1p(z)
+    # R = (1 - exp(power)) / (i w) with power = -alpha log(1 + z), and z in proportion to mtt / alpha.
+    by_a, by_m = -alpha * (logarithm - ratio), -alpha * ratio
+    by_aa, by_am, by_mm = by_a + alpha * ratio**2, -alpha * ratio**2, -alpha * ratio * (1 - ratio)
+    factor = -np.exp(-alpha * logarithm) / (1j * safe)
+    parts = by_a, by_m, by_aa + by_a**2, by_am + by_a * by_m, by_mm + by_m**2
+    areas = 0, mtt, 0, 0, mtt
     return (
-        f[0, 0],
-        (f[1, 0] - f[-1, 0]) / (2 * step),
-        (f[0, 1] - f[0, -1]) / (2 * step),
-        (f[1, 0] - 2 * f[0, 0] + f[-1, 0]) / step**2,
-        (f[1, 1] - f[1, -1] - f[-1, 1] + f[-1, -1]) / (4 * step**2),
-        (f[0, 1] - 2 * f[0, 0] + f[0, -1]) / step**2,
+        _residue(log_alpha, log_mtt, angular),
+        *(np.where(moving, factor * part, area) for part, area in zip(parts, areas, strict=True)),
     )
 
 
@@ -123,7 +132,7 @@ def _basis(shift, angular, frames, size):
     """The `size` main directions (time, size) of the tabulated curves after removal of their means."""
     gram = np.zeros((frames, frames))
     for log_alpha in LOG_ALPHA[::3]:
-        spectra = _residue(log_alpha, LOG_MTT[::2], angular)[:, None] * shift
+        spectra = _residue(log_alpha, LOG_MTT[::2, None], angular)[:, None] * shift
         curves = np.fft.irfft(spectra, axis=-1)[..., :frames].reshape(-1, frames)
         curves /= np.linalg.norm(curves, axis=1, keepdims=True)
         curves -= curves.mean(axis=1, keepdims=True)

@@ -127,12 +127,11 @@ def make_head(*, spacing_mm: float, rng: np.random.Generator, template: Template
     to_index = np.linalg.inv(template.affine)
     index = np.einsum("ab,bxyz->axyz", to_index[:3, :3], in_template) + to_index[:3, 3][:, None, None, None]
 
-    def sample(volume: np.ndarray, outside: float) -> np.ndarray:
-        return ndimage.map_coordinates(volume, index, order=1, mode="constant", cval=outside, output=np.float32)
-
-    depth = sample(template.depth, 60.0)
+    depth = ndimage.map_coordinates(template.depth, index, order=1, mode="constant", cval=60.0, output=np.float32)
     brain = depth <= 0
-    gm, wm = sample(template.gm, 0.0) * brain, sample(template.wm, 0.0) * brain
+    gm, wm = np.zeros((2, *shape), dtype=np.float32)
+    for tissue, probability in ((gm, template.gm), (wm, template.wm)):
+        tissue[brain] = ndimage.map_coordinates(probability, index[:, brain], order=1, output=np.float32)
     excess = np.maximum(gm + wm, 1.0)
     gm, wm = gm / excess, wm / excess
     skull_end = CSF_LAYER_MM + rng.uniform(*SKULL_MM)

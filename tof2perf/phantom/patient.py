@@ -212,7 +212,7 @@ def contralateral_m2(
     radius_mm[trunk] = tree.radius_mm[trunk]
     position = patient.head.to_scanner(tree.position) @ pose[:3, :3].T + pose[:3, 3]
     return scanner.draw_vessels(
-        tree, radius_mm, position=position, radius_mm=radius_mm, affine=affine, shape=phantom.dsc_shape, rng=rng
+        tree.parent, radius_mm, position=position, radius_mm=radius_mm, affine=affine, shape=phantom.dsc_shape, rng=rng
     )[0]
 
 

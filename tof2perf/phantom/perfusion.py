@@ -156,29 +156,20 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         ),
         disease.hypoperfused_ml * 1000.0 / spacing_mm**3,
     )
-    added = refine(added_s(reach_s))
     table = _ACUTE if disease.course == "acute" else _CHRONIC
     level_cbf, level_cbv = (1.0, 1.0) if rng is None else np.clip(rng.normal(1.0, 0.1, 2), 0.75, 1.25)
-    full = head.brain.shape, spacing_mm / 2
-    cbf = (
-        (GM_CBF * head.gm + WM_CBF * head.wm)
-        * level_cbf
-        * (1.0 + 0.06 * vary(*full, 24.0))
-        * np.interp(added, *table[:2])
-    )
-    cbv = (
-        (GM_CBV * head.gm + WM_CBV * head.wm)
-        * level_cbv
-        * (1.0 + 0.05 * vary(*full, 24.0))
-        * np.interp(added, *table[::2])
-    )
-    whole = refine(fed)
+    uneven = [vary(head.brain.shape, spacing_mm / 2, 24.0)[brain] for _ in range(2)]
+    gm, wm, added, whole = head.gm[brain], head.wm[brain], refine(added_s(reach_s))[brain], refine(fed)[brain]
+    cbf = (GM_CBF * gm + WM_CBF * wm) * level_cbf * (1.0 + 0.06 * uneven[0]) * np.interp(added, *table[:2])
+    cbv = (GM_CBV * gm + WM_CBV * wm) * level_cbv * (1.0 + 0.05 * uneven[1]) * np.interp(added, *table[::2])
     if disease.course == "chronic":
-        cbv = cbv * (1.0 + CHRONIC_WIDENING * (1.0 - whole))
+        cbv *= 1.0 + CHRONIC_WIDENING * (1.0 - whole)
     mtt = 60.0 * cbv / np.maximum(cbf, 1e-3)
-    fields = (cbf, cbv, mtt, refine(arrival) + through_s + added, np.minimum(DISPERSION * added, 4.5), whole)
+    delay = (refine(arrival) + through_s)[brain] + added
+    fields = np.zeros((6, *brain.shape), dtype=np.float32)
+    fields[:, brain] = cbf, cbv, mtt, delay, np.minimum(DISPERSION * added, 4.5), whole
     shape = TRANSIT_SHAPE * (1.0 if rng is None else float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal())))
-    return Perfusion(*(np.where(brain, field, 0.0).astype(np.float32) for field in fields), shape, reach_s)
+    return Perfusion(*fields, shape, reach_s)
 
 
 def _between(coarse: int, fine: int) -> np.ndarray:

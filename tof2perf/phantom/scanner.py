@@ -1,5 +1,7 @@
 """The scanner: a TOF-MRA by steady-state inflow and a DSC series by gradient-echo EPI, each on its own grid."""
 
+import math
+
 import numpy as np
 from scipy import ndimage
 
@@ -36,7 +38,7 @@ def grid_affine(shape: tuple[int, ...], voxel_mm: tuple[float, ...], centre_mm: 
 def steady_state(kind: str) -> float:
     """Spoiled gradient-echo signal of tissue after many pulses, relative to fully relaxed CSF."""
     angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S[kind])
-    return DENSITY[kind] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
+    return float(DENSITY[kind] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1))
 
 
 def blood_signal(pulses: np.ndarray) -> np.ndarray:
@@ -74,7 +76,7 @@ def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottom
 
 
 def draw_vessels(
-    tree: Tree,
+    parent: np.ndarray,
     values: np.ndarray,
     *,
     position: np.ndarray,
@@ -83,14 +85,14 @@ def draw_vessels(
     shape: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render the tree with partial volume.
+    """Render a tree of vessels with partial volume.
 
     Each edge is filled evenly with points of equal volume (a low-discrepancy sequence, the generalised golden ratio of
     Roberts 2018, which needs far fewer points than chance) that are shared among the eight voxels around them, so that
     a vessel thinner than a voxel contributes in proportion to its cross-section.
 
     Args:
-        tree: for its edges.
+        parent: the node before each node (n,), -1 where a vessel begins.
         values: one value a node (n,), constant along the edge above it.
         position: nodes in scanner mm (n, 3).
         radius_mm: (n,).
@@ -100,8 +102,8 @@ def draw_vessels(
     Returns:
         Fraction of each voxel that is vessel (x, y, z), at most 1, and the mean value of that part.
     """
-    edge = np.flatnonzero(tree.parent >= 0)
-    start, end = position[tree.parent[edge]], position[edge]
+    edge = np.flatnonzero(parent >= 0)
+    start, end = position[parent[edge]], position[edge]
     volume = np.pi * radius_mm[edge] ** 2 * np.linalg.norm(end - start, axis=1)
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
     count = np.maximum(np.ceil(volume * POINTS_PER_VOXEL / voxel_mm3).astype(int), 4)
@@ -120,18 +122,24 @@ def draw_vessels(
     index = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     share = (volume / count / voxel_mm3)[of]
 
-    low = np.floor(index).astype(int)
-    part = index - low
-    filled, weighted = np.zeros(int(np.prod(shape))), np.zeros(int(np.prod(shape)))
-    for corner in np.ndindex(2, 2, 2):
-        voxel = low + corner
-        weight = share * np.prod(np.where(corner, part, 1 - part), axis=1)
-        within = np.all((voxel >= 0) & (voxel < shape), axis=1)
-        flat = np.ravel_multi_index(tuple(voxel[within].T), shape)
-        filled += np.bincount(flat, weight[within], minlength=filled.size)
-        weighted += np.bincount(flat, (weight * values[edge][of])[within], minlength=filled.size)
-    mean = weighted / np.maximum(filled, 1e-9)
-    return np.minimum(filled, 1.0).reshape(shape).astype(np.float32), mean.reshape(shape).astype(np.float32)
+    # On a grid with one more voxel around it no corner of a point falls outside.
+    within = np.all((index > -1) & (index < shape), axis=1)
+    index, share, brought = index[within].T, share[within], (values[edge][of] * share)[within]
+    low = np.floor(index)
+    parts = [(1 - part, part) for part in index - low]
+    padded = tuple(count + 2 for count in shape)
+    first = np.ravel_multi_index(tuple(low.astype(np.intp) + 1), padded)
+    corners = list(np.ndindex(2, 2, 2))
+    weights = np.stack([parts[0][x] * parts[1][y] * parts[2][z] for x, y, z in corners])
+    voxels = np.concatenate([first + np.ravel_multi_index(corner, padded) for corner in corners])
+
+    def gather(amounts: np.ndarray) -> np.ndarray:
+        total = np.bincount(voxels, (weights * amounts).ravel(), minlength=int(np.prod(padded)))
+        return total.reshape(padded)[1:-1, 1:-1, 1:-1]
+
+    filled = gather(share)
+    mean = gather(brought) / np.maximum(filled, 1e-9)
+    return np.minimum(filled, 1.0).astype(np.float32), mean.astype(np.float32)
 
 
 def acquire_tof(
@@ -169,19 +177,22 @@ def acquire_tof(
             radius_mm[throat & (tree.segment == tree.segment[lesion.node])] *= 1.0 - lesion.degree
     bottom_mm, height_mm = affine[2, 3] - affine[2, 2] / 2, shape[2] * affine[2, 2]
     pulses = pulses_seen(tree, disease, position[:, 2], bottom_mm + height_mm * np.arange(SLABS) / SLABS)
-    vessel, inflow = draw_vessels(
-        tree, blood_signal(pulses), position=position, radius_mm=radius_mm, affine=affine, shape=shape, rng=rng
-    )
-    signal = (1 - vessel) * signal + vessel * inflow
+    parent, values = tree.parent, blood_signal(pulses)
     for name, (line, radius) in tree.communicating.items():
-        fresh = blood_signal(pulses[tree.trunk("left A1" if name == "ACom" else f"{name.split()[0]} ICA")[-1]])
-        share = _draw_line(head.to_scanner(line), radius, affine=affine, shape=shape, rng=rng)
-        signal = (1 - share) * signal + share * fresh
+        fresh = values[tree.trunk("left A1" if name == "ACom" else f"{name.split()[0]} ICA")[-1]]
+        parent = np.concatenate([parent, [-1], len(parent) + np.arange(len(line) - 1)])
+        position = np.concatenate([position, head.to_scanner(line)])
+        radius_mm = np.concatenate([radius_mm, np.full(len(line), radius)])
+        values = np.concatenate([values, np.full(len(line), fresh)])
+    vessel, inflow = draw_vessels(
+        parent, values, position=position, radius_mm=radius_mm, affine=affine, shape=shape, rng=rng
+    )
+    signal += vessel * (inflow - signal)
 
     signal *= 200.0 / steady_state("wm")
     voxel_mm = tuple(np.diag(affine)[:3])
     sensitivity = np.exp(0.12 * smooth_field(shape, spacing_mm=voxel_mm, length_mm=90.0, rng=rng))
-    return np.round(_rician(signal * sensitivity, 200.0 / snr, rng)).astype(np.int16)
+    return _magnitude(signal * sensitivity, 200.0 / snr, rng)
 
 
 def acquire_dsc(
@@ -212,8 +223,9 @@ def acquire_dsc(
     Returns:
         Signal (x, y, z, time) int16, brain near 1000 before the bolus.
     """
-    baseline = sum(DENSITY[kind] * np.exp(-te / T2STAR_S[kind]) * getattr(head, kind) for kind in ("gm", "wm", "csf"))
-    baseline = (baseline + 0.08 * head.scalp) * (1000.0 / (DENSITY["gm"] * np.exp(-te / T2STAR_S["gm"])))
+    relaxed = {kind: DENSITY[kind] * math.exp(-te / T2STAR_S[kind]) for kind in ("gm", "wm", "csf")}
+    baseline = sum(relaxed[kind] * getattr(head, kind) for kind in relaxed)
+    baseline = (baseline + 0.08 * head.scalp) * (1000.0 / relaxed["gm"])
     # Times are averages over the perfused part of a voxel, so they are weighted with flow.
     fields = (
         baseline,
@@ -246,7 +258,7 @@ def acquire_dsc(
             transit_shape=perfusion.transit_shape,
         )
         artery, passes_s = draw_vessels(
-            tree,
+            tree.parent,
             arrives_s,
             position=placed @ pose[:3, :3].T + pose[:3, 3],
             radius_mm=radius_mm,
@@ -262,39 +274,40 @@ def acquire_dsc(
         ] + share * arterial  # large arteries share their voxel with CSF, not tissue
         np.exp(-te * rate, out=rate)
         series[..., first:stop] = before[..., None] * rate
-    return np.round(_rician(series, 1000.0 / snr, rng)).astype(np.int16)
-
-
-def _draw_line(
-    line: np.ndarray, radius_mm: float, *, affine: np.ndarray, shape: tuple[int, int, int], rng: np.random.Generator
-) -> np.ndarray:
-    """Vessel fraction (x, y, z) of one unbranched centre line (m, 3) in scanner mm."""
-    count = len(line)
-    chain = Tree(
-        line,
-        np.arange(-1, count - 1),
-        np.zeros(count, int),
-        ("line",),
-        count,
-        np.full(count, radius_mm),
-        np.zeros(count),
-        {},
-    )
-    return draw_vessels(
-        chain, np.zeros(count), position=line, radius_mm=chain.radius_mm, affine=affine, shape=shape, rng=rng
-    )[0]
+    return _magnitude(series, 1000.0 / snr, rng)
 
 
 def resample(volume: np.ndarray, source: np.ndarray, target: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Sample a volume on another grid by linear interpolation; smooth it first where that grid is coarser."""
     to_source = np.linalg.inv(source) @ target
-    matrix = to_source[:3, :3]
-    if np.allclose(matrix, np.diag(np.diag(matrix))):
-        matrix = np.diag(matrix)  # aligned grids: scipy then works axis by axis
-    return ndimage.affine_transform(volume, matrix, to_source[:3, 3], output_shape=shape, order=1, output=np.float32)
+    matrix, offset = to_source[:3, :3], to_source[:3, 3]
+    if not np.allclose(matrix, np.diag(np.diag(matrix))):
+        return ndimage.affine_transform(volume, matrix, offset, output_shape=shape, order=1, output=np.float32)
+    # On aligned grids linear interpolation is one small matrix an axis.
+    for axis, count in enumerate(shape):
+        where = matrix[axis, axis] * np.arange(count) + offset[axis]
+        between = np.maximum(0, 1 - np.abs(where[:, None] - np.arange(volume.shape[axis]))).astype(np.float32)
+        volume = np.moveaxis(np.tensordot(between, volume, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(volume)
 
 
-def _rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Magnitude of a complex signal with Gaussian noise of SD ``sigma`` in each channel."""
-    real = signal + sigma * rng.standard_normal(signal.shape, dtype=np.float32)
-    return np.hypot(real, sigma * rng.standard_normal(signal.shape, dtype=np.float32)).astype(np.float32)
+def _magnitude(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Magnitude of a complex signal (float32, any shape) with Gaussian noise of SD ``sigma`` in each channel, as int16.
+
+    Where there is no signal at all, in air, the magnitude is Rayleigh distributed: one random number does for two.
+    """
+    flat = signal.reshape(int(np.prod(signal.shape[:3])), -1)
+    there = flat.any(axis=1)
+    seen = flat[there]
+    noise = rng.standard_normal(seen.shape, dtype=np.float32)
+    seen += np.float32(sigma) * noise
+    rng.standard_normal(dtype=np.float32, out=noise)
+    noise *= np.float32(sigma)
+    power = np.square(seen, out=seen)
+    power += np.square(noise, out=noise)
+    air = rng.standard_exponential((len(flat) - len(seen), flat.shape[1]), dtype=np.float32)
+    air *= np.float32(2 * sigma**2)
+    magnitude = np.empty(flat.shape, dtype=np.int16)
+    for where, squared in ((there, power), (~there, air)):
+        magnitude[where] = np.rint(np.sqrt(squared, out=squared), out=squared)
+    return magnitude.reshape(signal.shape)
