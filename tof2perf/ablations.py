@@ -47,11 +47,12 @@ VARIANTS = {
     "released": Variant("objective as released", training={"objective": "released"}),
     "no-adversary": Variant("L1 and SSIM, no discriminator", training={"adversarial_weight": 0.0}),
     "l1": Variant("L1 alone (U-Net)", training={"adversarial_weight": 0.0, "ssim_weight": 0.0, "l1_weight": 100.0}),
+    "tof": Variant("TOF without its mirror image", network={"input": "tof"}),
     "mirror": Variant("TOF and its mirror image", network={"input": "tof+mirror"}),
     "all": Variant("all five maps by one generator", together=True),
     "scratch": Variant("from scratch", twin=False),
 }
-DEFAULTS = {"acute": ("default", "released", "no-adversary", "l1", "mirror", "all"), "pegasus": ("default", "scratch")}
+DEFAULTS = {"acute": ("default", "released", "no-adversary", "l1", "tof", "all"), "pegasus": ("default", "scratch")}
 
 
 def run(
