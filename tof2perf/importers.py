@@ -1,4 +1,4 @@
-"""Bring foreign folders into the layout that `make paper DATA=` reads, by links: originals are neither copied nor changed.
+"""Bring foreign folders into the layout that `make paper DATA=` reads, by links: nothing is copied, nothing changed.
 
     python -m tof2perf.importers paper-naming SOURCE DATA     <id>_TOF.nii.gz, <id>_TMAX.nii.gz ..., one folder a cohort
     python -m tof2perf.importers isles24 SOURCE DATA          ISLES'24 as published, or a mirror of it
@@ -77,8 +77,8 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
 def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
     """Link ISLES'24 into the cohort ``isles24``: CT angiography and the maps in its space, of the first session.
 
-    Files are told by their names, wherever they lie: mirrors differ in folders (``rawdata``, ``ses-0001``, one folder for
-    all). The lesion of the second session is an infarct days later, no hypoperfused tissue: it is left out.
+    Files are told by their names, wherever they lie: mirrors differ in folders (``rawdata``, ``ses-0001``, one folder
+    for all). The lesion of the second session is an infarct days later, no hypoperfused tissue: it is left out.
 
     Args:
         source: folder of the dataset, anything above the patients.

@@ -85,8 +85,8 @@ def preprocess_patient(
 ) -> Quality:
     """Bring one patient's TOF and maps onto the profile's grid: the TOF's field of view in ``settings.shape`` voxels.
 
-    Writes ``tof`` (the input, in medians of the patient's own brain), ``mask``, the maps (physical units) and, if one
-    is given, ``lesion``. All are 0 outside the mask, which holds the voxels that are brain in the TOF and covered by the
+    Writes ``tof`` (the input, in medians of the patient's own brain), ``mask``, the maps (physical units) and, if
+    given, ``lesion``. All are 0 outside the mask, which holds the voxels that are brain in the TOF and covered by the
     maps. The quality control is written last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4, to a
     nanometre), and marks a patient as complete.
 

@@ -60,6 +60,7 @@ class CohortProfile:
     title: str = field(default="", repr=False)  # in tables; the cohort's name if empty
     input: str = field(default="tof", repr=False)  # tof, or the suffix of another input's file: cta is sub-X_cta.nii.gz
     intensity: str | tuple[float, float] = field(default="n4", repr=False)  # n4 and the brain's median, or a window
+    measured_with: str = field(default="DSC", repr=False)  # what gave the maps, as printed
     registration: str = field(default="rigid", repr=False)  # rigid, or none: the maps lie in the input's space already
     maps: tuple[str, ...] = field(default=tuple(MAPS), repr=False)
     repetition_time_s: float | None = None
@@ -76,8 +77,18 @@ class CohortProfile:
 
     @property
     def modality(self) -> str:
-        """The input as printed, ``TOF`` or ``CTA``."""
+        """The input in short, as printed: ``TOF`` or ``CTA``."""
         return self.input.upper()
+
+    @property
+    def input_title(self) -> str:
+        """The input in full: ``TOF-MRA`` or ``CTA``."""
+        return "TOF-MRA" if self.input == "tof" else self.modality
+
+    @property
+    def intensity_title(self) -> str:
+        """What the grey values of a preprocessed input are."""
+        return f"{self.modality} / brain median" if self.intensity == "n4" else f"{self.modality}, windowed"
 
 
 @dataclass(frozen=True)
