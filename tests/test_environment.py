@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -116,14 +117,14 @@ def test_help_is_the_default_goal_and_lists_every_target():
 def test_own_data_take_the_place_of_the_simulation(tmp_path):
     for cohort in ("acute", "pegasus"):
         (tmp_path / "clinic" / cohort).mkdir(parents=True)
-    shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", "PYTHON=absent-python").stdout
+    shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", f"PYTHON={sys.executable}").stdout
     assert "00-simulate" not in shown
     assert f"--inputs {tmp_path}/clinic/acute" in shown
     assert "results/laptop-clinic/models/acute_tmax" in shown
 
 
 def test_the_prefix_for_a_cluster_stands_before_heavy_steps_alone(tmp_path):
-    shown = make("-n", "paper", f"ROOT={tmp_path}", "PYTHON=absent-python", "RUN=srun -q").stdout.splitlines()
+    shown = make("-n", "paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", "RUN=srun -q").stdout.splitlines()
     steps = {line.split(" run ")[1].split()[0]: line.startswith("srun -q ") for line in shown if " run " in line}
     assert len(steps) == 35
     assert {name for name, prefixed in steps.items() if prefixed} == {n for n in steps if n < "04"}

@@ -249,11 +249,6 @@ def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str 
     return [cohort for cohort in cohorts if cohort in found]
 
 
-def lesion_cohort(cohorts: typing.Sequence[str]) -> str:
-    """The cohort whose lesions are analysed and drawn: ``acute`` as in the paper, else the first of the run."""
-    return "acute" if "acute" in cohorts else cohorts[0]
-
-
 def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str) -> None:
     """Refuse what would fail, or pass unnoticed, hours later."""
     for key in ("repetition_time_s", "echo_time_s", "frames", "head_moves", "perfusion"):
@@ -342,7 +337,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ProfileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for cohort in cohorts:
+    for cohort in sorted(
+        cohorts, key=lambda name: name in profile.initialise_from
+    ):  # whom others start from come first
         twin = profile.initialise_from.get(cohort, "")
         for name in profile.cohorts[cohort].maps:
             print(f"{cohort}/{name}" + (f"/{twin}" if twin in cohorts else ""))
