@@ -70,7 +70,7 @@ cohort = $(word 1,$(subst /, ,$(1)))
 map = $(word 2,$(subst /, ,$(1)))
 twin = $(word 3,$(subst /, ,$(1)))
 unique = $(if $(1),$(firstword $(1)) $(call unique,$(filter-out $(firstword $(1)),$(1))))
-COHORTS := $(call unique,$(foreach m,$(MODELS),$(call cohort,$(m))))
+COHORTS := $(strip $(call unique,$(foreach m,$(MODELS),$(call cohort,$(m)))))
 EVALUATIONS := $(foreach m,$(MODELS),03-evaluate-$(call cohort,$(m))-$(call map,$(m)))
 # Lesions are analysed, and figures 1 to 4 drawn, of the cohort of the paper, or of the first that the run has.
 FIRST := $(firstword $(filter acute,$(COHORTS)) $(COHORTS))

@@ -130,8 +130,10 @@ class Workspace:
         Args:
             cohort: the one that is shown; all of the run by default.
         """
-        base = self.cohort("").resolve() if cohort is None else self.cohort(cohort)
-        folders = [base] if cohort else [entry for entry in sorted(base.glob("*")) if looks_like_cohort(entry)]
+        base = self.cohort(cohort or "")
+        described = {path.parent for path in base.glob("*/dataset_description.json")}
+        held = sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)})
+        folders = [base] if cohort else held
         # What is partly simulated begins with that word, and so bears the tag.
         sources = sorted({source(folder) for folder in folders or [base]}, key=lambda name: not name.startswith("sim"))
         return f"{' and '.join(sources)}, profile {self.profile}"

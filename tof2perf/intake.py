@@ -110,7 +110,9 @@ def take_in(
         splits = {patient: people[files.subject(patient)] for patient in patients}
     found = pd.DataFrame({"participant_id": patients, "split": [splits[name] for name in patients]})
     found["split_source"] = made
-    files.write_table(target / "participants.tsv", found)
+    text = found.to_csv(sep="\t", index=False, lineterminator="\n")
+    if not (path := target / "participants.tsv").is_file() or path.read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
     for split in files.SPLITS:
         files.participants(target, split)
     return found.set_index("participant_id")
