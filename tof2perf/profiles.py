@@ -275,7 +275,7 @@ def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str
     twin = profile.initialise_from.get(name)
     if twin is not None and (twin not in profile.cohorts or twin == name or twin in profile.initialise_from):
         raise ProfileError(
-            f"profile {profile.name}: initialise_from, {name}: '{twin}' is no other cohort to start from"
+            f"profile {profile.name}: initialise_from, {name}: '{twin}' must be another cohort that starts from scratch"
         )
     if twin is not None and not set(cohort.maps) <= set(profile.cohorts[twin].maps):
         raise ProfileError(f"profile {profile.name}: initialise_from, {name}: '{twin}' lacks some of its maps")
