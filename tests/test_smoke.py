@@ -174,7 +174,7 @@ def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named
     assert "edited by a blinded rater" in (paper / "tables" / "dice.csv").read_text()
 
 
-# --- a third cohort, public and of another modality --------------------------------------------------------------------
+# --- a third cohort, public and of another modality -----------------------------------------------------------------
 
 
 def write_isles(folder: Path, simulated: Path, patients: int) -> None:
