@@ -210,7 +210,7 @@ clean:  ## remove figures, tables and caches, never data or models
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 clean-all: clean  ## remove all that was generated, of every profile, and .venv
-	rm -rf $(ROOT)/data/simulated $(ROOT)/data/oracle $(ROOT)/data/preprocessed .venv tof2perf.egg-info
+	rm -rf $(ROOT)/data/simulated $(ROOT)/data/oracle $(ROOT)/data/intake $(ROOT)/data/preprocessed .venv tof2perf.egg-info
 	find $(ROOT)/results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +
 
 help:  ## this list
