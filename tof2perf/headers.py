@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,7 +33,7 @@ def read_image(path: Path, *, ndim: int = 3, constant: bool = False) -> tuple[ni
         The image with float32 data in memory, None if it cannot be used at all; and the findings.
     """
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         data = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -52,7 +52,7 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
     folders = {cohort or source.resolve().name: source} if _images(source) else inside
     if not folders:
         raise CohortError(f"{source}: no <id>_TOF.nii.gz here or one folder below; give the folder of the cohorts")
-    remarks = {}
+    remarks: dict[str, list[str]] = {}
     for name, folder in folders.items():
         found: Found = {}
         names: dict[str, str] = {}

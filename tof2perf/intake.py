@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import nibabel as nib
@@ -281,7 +282,8 @@ def timing(series: Path, cohort: CohortProfile) -> tuple[float, float]:
                 known |= json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise CohortError(f"{path}: not valid JSON ({error}); repair the file") from None
-    header = nib.load(series).header
+    image: Any = nib.load(series)
+    header = image.header
     zoom = float(header.get_zooms()[3]) / {"msec": 1e3, "usec": 1e6}.get(header.get_xyzt_units()[1], 1.0)
     tr = known.get("RepetitionTime") or cohort.repetition_time_s or zoom
     te = known.get("EchoTime") or cohort.echo_time_s

@@ -238,7 +238,7 @@ def _inputs(folder: Path, patient: str, maps: Sequence[str], modality: str) -> d
 def _read_mask(path: Path) -> nib.Nifti1Image:
     """A lesion mask as 0 and 1; unlike other images it may be empty: someone has looked and found none."""
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         data = np.asarray(image.dataobj)
     except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
         raise cohort.CohortError(f"{path}: cannot be read ({error}); export the file again") from None
