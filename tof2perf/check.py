@@ -35,7 +35,9 @@ FACTORS = {  # what to multiply by if the map came in another unit
 FEWEST_FRAMES = 20  # of a DSC series: a bolus and what comes before it (assumption)
 SMALLEST_OVERLAP = 0.5  # of the input's field of view must lie in that of the maps, as preprocessing asks of the brain
 ON_HEAD = 0.7  # of a brain mask must lie on the head, of a lesion on the maps (assumption)
-MIRRORED = 0.05  # gain in Dice of the outlines by mirroring from which it is mentioned (assumption)
+# Gain in Dice of the outlines by mirroring from which it is mentioned. Heads lie askew, which is what tells: of 60
+# simulated patients none gained as they were, and 45 did when their maps were mirrored; a hint, no proof.
+MIRRORED = 0.01
 COARSE_MM = 6.0  # grid on which outlines are compared
 
 

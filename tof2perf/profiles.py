@@ -202,8 +202,8 @@ def load_profile(name: str | Path) -> Profile:
         for cohort in getattr(profile, key):
             if cohort not in profile.cohorts:
                 raise ProfileError(f"profile {path.name}: {key} names the unknown cohort '{cohort}'; add it to cohorts")
-    for name, cohort in profile.cohorts.items():
-        _check_cohort(profile, name, cohort, f"profile {path.name}, cohorts, {name}")
+    for known, settings in profile.cohorts.items():
+        _check_cohort(profile, known, settings, f"profile {path.name}, cohorts, {known}")
     return profile
 
 
