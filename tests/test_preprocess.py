@@ -401,3 +401,11 @@ def test_a_given_lesion_moves_with_the_maps(tmp_path, source):
     cohort.write_volume(lesion, np.zeros(values.shape, bool), tmax.affine)  # someone has looked and found none
     preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
     assert not np.asarray(nib.load(cohort.preprocessed_path(out, "sub-0001", "lesion")).dataobj).any()
+
+
+def test_a_session_is_a_sample_of_its_own(tmp_path, rng):
+    folder, out = tmp_path / "cohort", tmp_path / "out"
+    write(folder, "sub-0001_ses-02", images(rng))
+    assert cohort.list_patients(folder) == ["sub-0001_ses-02"]
+    preprocess.preprocess_patient(folder, "sub-0001_ses-02", out, settings=SETTINGS)
+    assert (out / "sub-0001_ses-02_tmax.nii.gz").is_file()
