@@ -11,7 +11,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 ## PROFILE=laptop  size of the run: a file in notebooks/profiles
 PROFILE := laptop
-## DATA=           folder with your own BIDS cohorts (acute, pegasus) in place of the simulated ones
+## DATA=           folder with your own BIDS cohorts in place of the simulated ones
 DATA :=
 ## ROOT=.          folder that data/ and results/ are written to
 ROOT := .
@@ -42,7 +42,7 @@ $(error ROOT and DATA must not contain spaces: use a link to the folder)
 endif
 ifneq ($(DATA),)
 ifeq ($(wildcard $(DATA)/.),)
-$(error DATA=$(DATA): no such folder: give the one that holds acute/ and pegasus/)
+$(error DATA=$(DATA): no such folder: give the one that holds your cohorts, see README.md)
 endif
 endif
 
@@ -52,6 +52,7 @@ STAMPS := $(RESULTS)/.stamps
 RUNNER = $(PYTHON) -m tof2perf.steps --root $(ROOT) --run $(RUN_NAME) --profile $(PROFILE)$(if $(DATA), --data $(DATA))
 
 # --- the graph --------------------------------------------------------------------------------------------------------
+ifdef INSIDE
 # $(call step,NAME,NOTEBOOK,PARAMETERS,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,PREFIX); upstream first.
 define step
 STEPS += $(1)
@@ -60,46 +61,74 @@ $(STAMPS)/$(1).json: | $(patsubst %,$(STAMPS)/%.json,$(4))
 	@$(7) $$(RUNNER) run $$(SPEC.$(1))
 endef
 
-MAPS := tmax cbf cbv mtt ttp
-COHORTS := acute pegasus
+# The profile says which cohorts and maps there are: a word a model, cohort/map or cohort/map/cohort to start from.
+MODELS := $(shell $(PYTHON) -m tof2perf.profiles --profile $(PROFILE)$(if $(DATA), --data $(DATA)))
+ifneq ($(.SHELLSTATUS),0)
+$(error the cohorts of this run are not known; see the line above)
+endif
+cohort = $(word 1,$(subst /, ,$(1)))
+map = $(word 2,$(subst /, ,$(1)))
+twin = $(word 3,$(subst /, ,$(1)))
+unique = $(if $(1),$(firstword $(1)) $(call unique,$(filter-out $(firstword $(1)),$(1))))
+COHORTS := $(strip $(call unique,$(foreach m,$(MODELS),$(call cohort,$(m)))))
+EVALUATIONS := $(foreach m,$(MODELS),03-evaluate-$(call cohort,$(m))-$(call map,$(m)))
+# Lesions are analysed, and figures 1 to 4 drawn, of the cohort of the paper, or of the first that the run has.
+FIRST := $(firstword $(filter acute,$(COHORTS)) $(COHORTS))
+PREPARED := 01-preprocess-$(FIRST)
+TMAX := 03-evaluate-$(FIRST)-tmax
+OTHERS := $(filter-out $(TMAX),$(filter 03-evaluate-$(FIRST)-%,$(EVALUATIONS)))
 PREPROCESSED := data/preprocessed/$(RUN_NAME)
+DROPPED := $(ROOT)/data/intake/$(RUN_NAME)/dropped.tsv
 OUT := results/$(RUN_NAME)
-evaluations = $(foreach map,$(2),03-evaluate-$(1)-$(map))
 
 ifeq ($(DATA),)
 $(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c) \
     data/oracle/$(PROFILE)/$(c),$$(RUN))))
 endif
 $(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p cohort $(c),$(if \
-    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c)),$(PREPROCESSED)/$(c),$$(RUN))))
-$(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,02-train-$(c)-$(m),02-train,-p cohort $(c) -p map_name $(m),$(strip \
-    01-preprocess-$(c) $(if $(filter pegasus,$(c)),02-train-acute-$(m))),,$(OUT)/models/$(c)_$(m),$$(RUN)))))
-$(foreach c,$(COHORTS),$(foreach m,$(MAPS),$(eval $(call step,03-evaluate-$(c)-$(m),03-evaluate,-p cohort $(c) -p map_name $(m),$(strip \
-    $(if $(DATA),,00-simulate-$(c)) 01-preprocess-$(c) 02-train-$(c)-$(m)),,$(OUT)/metrics/$(c)_$(m).csv $(OUT)/metrics/$(c)_$(m)_relative.csv \
-    '$(OUT)/predictions/$(c)/*_$(m).nii.gz',$$(RUN)))))
-$(eval $(call step,12-rating,12-rating,,01-preprocess-acute 03-evaluate-acute-tmax,$(ROOT)/data/rating/$(RUN_NAME),$(OUT)/rating))
-$(eval $(call step,04-dice,04-dice,,$(strip \
-    $(if $(DATA),,00-simulate-acute) 01-preprocess-acute 03-evaluate-acute-tmax 12-rating),$(strip \
-    data/published $(ROOT)/data/rating/$(RUN_NAME)),$(strip \
-    '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/acute)))
-$(eval $(call step,05-table1,05-table1,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))) 04-dice,data/published,$(strip \
-    '$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv)))
-$(eval $(call step,06-figure1,06-figure1,,01-preprocess-acute 02-train-acute-tmax 03-evaluate-acute-tmax,,'$(OUT)/figures/figure1.*'))
-$(eval $(call step,07-figure2,07-figure2,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/figure2.*'))
-$(eval $(call step,08-figure3,08-figure3,,01-preprocess-acute $(call evaluations,acute,cbf cbv mtt ttp) 04-dice,,'$(OUT)/figures/figure3.*'))
-$(eval $(call step,09-figure4,09-figure4,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/figure4.*'))
-$(eval $(call step,10-appendix4,10-appendix4,,01-preprocess-pegasus $(call evaluations,pegasus,$(MAPS)),,'$(OUT)/figures/appendix4.*'))
-$(eval $(call step,11-distributions,11-distributions,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))),,'$(OUT)/figures/distributions*'))
+    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c) $(DROPPED)),$(PREPROCESSED)/$(c),$$(RUN))))
 
-$(eval $(call step,13-baselines,13-baselines,,$(foreach c,$(COHORTS),$(call evaluations,$(c),$(MAPS))) 04-dice 05-table1,,$(strip \
-    '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*')))
-$(eval $(call step,14-lesions,14-lesions,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/lesion_*'))
+# $(call model,COHORT,MAP,COHORT TO START FROM)
+define model
+$(call step,02-train-$(1)-$(2),02-train,-p cohort $(1) -p map_name $(2),$(strip \
+    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),,$(OUT)/models/$(1)_$(2),$$(RUN))
+$(call step,03-evaluate-$(1)-$(2),03-evaluate,-p cohort $(1) -p map_name $(2),$(strip \
+    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(2)),,$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
+    '$(OUT)/predictions/$(1)/*_$(2).nii.gz',$$(RUN))
+endef
+$(foreach m,$(MODELS),$(eval $(call model,$(call cohort,$(m)),$(call map,$(m)),$(call twin,$(m)))))
+
+# $(call page,NAME,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,COHORT): a notebook that runs once.
+define page
+$(call step,$(1),$(1),$(if $(5),-p cohort $(5)),$(2),$(3),$(4))
+endef
+$(eval $(call page,12-rating,$(PREPARED) $(TMAX),$(ROOT)/data/rating/$(RUN_NAME),$(OUT)/rating,$(FIRST)))
+$(eval $(call page,04-dice,$(if $(DATA),,00-simulate-$(FIRST)) $(PREPARED) $(TMAX) 12-rating,$(strip \
+    data/published $(ROOT)/data/rating/$(RUN_NAME)),$(strip \
+    '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/$(FIRST)),$(FIRST)))
+$(eval $(call page,05-table1,$(EVALUATIONS) 04-dice,data/published,'$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv))
+$(eval $(call page,06-figure1,$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX),,'$(OUT)/figures/figure1.*',$(FIRST)))
+$(eval $(call page,07-figure2,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/figure2.*',$(FIRST)))
+ifneq ($(OTHERS),)
+$(eval $(call page,08-figure3,$(PREPARED) $(OTHERS) 04-dice,,'$(OUT)/figures/figure3.*',$(FIRST)))
+endif
+$(eval $(call page,09-figure4,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/figure4.*',$(FIRST)))
+ifneq ($(filter pegasus,$(COHORTS)),)
+$(eval $(call page,10-appendix4,$(strip \
+    01-preprocess-pegasus $(filter 03-evaluate-pegasus-%,$(EVALUATIONS))),,'$(OUT)/figures/appendix4.*',pegasus))
+endif
+$(eval $(call page,11-distributions,$(EVALUATIONS),,'$(OUT)/figures/distributions*'))
+$(eval $(call page,13-baselines,$(EVALUATIONS) 04-dice 05-table1,,$(strip \
+    '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*'),$(FIRST)))
+$(eval $(call page,14-lesions,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/lesion_*',$(FIRST)))
 
 PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
 
+endif
+
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test bench verify status lint lock lab truth spread clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test bench check verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -129,6 +158,9 @@ appendix4: $(STAMPS)/10-appendix4.json
 distributions: $(STAMPS)/11-distributions.json
 table1: $(STAMPS)/05-table1.json
 dice: $(STAMPS)/04-dice.json
+# What needs a cohort or map that this run does not have.
+$(filter-out $(patsubst %,$(STAMPS)/%.json,$(STEPS)),$(STAMPS)/08-figure3.json $(STAMPS)/10-appendix4.json):
+	@echo "$(basename $(notdir $@)): no cohort of this run ($(COHORTS)) has what it shows" >&2; exit 1
 $(BUILDS):
 	@echo "$@: up to date in $(RESULTS)"
 endif
@@ -151,7 +183,15 @@ bench: | environment  ## time and memory of simulation, deconvolution and the tr
 	@$(PYTHON) tests/benchmark_tables.py $(ROOT)/results/benchmarks.json
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
+ifdef INSIDE
 	@$(RUNNER) status $(PLAN)
+else
+	@$(MAKE) INSIDE=1 status
+endif
+
+check: | environment  ## every problem in your own data, before hours are spent: DATA=folder; DROP=1 leaves patients out
+	$(if $(DATA),,$(error make check needs DATA=FOLDER, the folder that holds your cohorts))@$(PYTHON) -m tof2perf.check \
+	    --data $(DATA) --profile $(PROFILE) --root $(ROOT)$(if $(filter-out 0,$(DROP)), --drop)
 
 verify: | environment  ## compare the tables with results/reference/PROFILE
 	@$(PYTHON) -m tof2perf.verification $(RESULTS) results/reference/$(PROFILE)
@@ -170,7 +210,7 @@ clean:  ## remove figures, tables and caches, never data or models
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 clean-all: clean  ## remove all that was generated, of every profile, and .venv
-	rm -rf $(ROOT)/data/simulated $(ROOT)/data/oracle $(ROOT)/data/preprocessed .venv tof2perf.egg-info
+	rm -rf $(ROOT)/data/simulated $(ROOT)/data/oracle $(ROOT)/data/intake $(ROOT)/data/preprocessed .venv tof2perf.egg-info
 	find $(ROOT)/results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +
 
 help:  ## this list

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -115,15 +116,37 @@ def test_help_is_the_default_goal_and_lists_every_target():
 
 def test_own_data_take_the_place_of_the_simulation(tmp_path):
     for cohort in ("acute", "pegasus"):
-        (tmp_path / "clinic" / cohort).mkdir(parents=True)
-    shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", "PYTHON=absent-python").stdout
+        (tmp_path / "clinic" / cohort / "sub-0001").mkdir(parents=True)
+    shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", f"PYTHON={sys.executable}").stdout
     assert "00-simulate" not in shown
     assert f"--inputs {tmp_path}/clinic/acute" in shown
     assert "results/laptop-clinic/models/acute_tmax" in shown
 
 
+def test_a_cohort_that_the_profile_does_not_know_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "clinic" / "heidelberg" / "sub-0001").mkdir(parents=True)
+    done = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", f"PYTHON={sys.executable}")
+    assert done.returncode != 0 and "run 01-preprocess" not in done.stdout
+    assert "knows no cohort 'heidelberg' (it has acute, pegasus); rename the folder, or add the cohort" in done.stderr
+
+
+def test_a_run_of_one_public_cohort_has_no_simulation_no_twin_and_no_appendix(tmp_path):
+    (tmp_path / "public" / "isles24" / "sub-stroke0001").mkdir(parents=True)
+    words = (f"DATA={tmp_path}/public", f"ROOT={tmp_path}", "PROFILE=paper", f"PYTHON={sys.executable}")
+    lines = [line for line in make("-n", "paper", *words).stdout.splitlines() if " run " in line]
+    steps = {line.split(" run ")[1].split()[0] for line in lines}
+    models = {
+        f"0{n}-{what}-isles24-{m}" for n, what in ((2, "train"), (3, "evaluate")) for m in ("tmax", "cbf", "cbv", "mtt")
+    }
+    assert models <= steps and "06-figure1" in steps and "04-dice" in steps
+    assert not {name for name in steps if "ttp" in name or name.startswith(("00", "10"))}
+    assert all("-p cohort isles24" in line for line in lines if "05-table1 --" not in line and "11-dist" not in line)
+    done = make("appendix4", "INSIDE=1", *words)
+    assert done.returncode != 0 and "10-appendix4: no cohort of this run (isles24) has what it shows" in done.stderr
+
+
 def test_the_prefix_for_a_cluster_stands_before_heavy_steps_alone(tmp_path):
-    shown = make("-n", "paper", f"ROOT={tmp_path}", "PYTHON=absent-python", "RUN=srun -q").stdout.splitlines()
+    shown = make("-n", "paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", "RUN=srun -q").stdout.splitlines()
     steps = {line.split(" run ")[1].split()[0]: line.startswith("srun -q ") for line in shown if " run " in line}
     assert len(steps) == 35
     assert {name for name, prefixed in steps.items() if prefixed} == {n for n in steps if n < "04"}

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from tof2perf import cohort, preprocess, skullstrip, spatial
-from tof2perf.maps import MAPS
+from tof2perf.maps import MAPS, TOF_BOUNDS
 from tof2perf.profiles import PreprocessingProfile
 
 SETTINGS = PreprocessingProfile(shape=(20, 24, 12), skull_strip="auto", n4_mm=12.0, registration_mm=5.0)
@@ -354,3 +354,58 @@ def test_a_volume_without_a_brain_is_refused(rng):
     noise = nib.Nifti1Image(rng.random((20, 20, 20), np.float32), np.eye(4))
     with pytest.raises(cohort.CohortError, match="found no brain"):
         skullstrip.strip_skull(noise, method="deepbet", source="a.nii")
+
+
+# --- other inputs, masks that are given ------------------------------------------------------------------------------
+
+
+def test_a_window_takes_the_place_of_bias_correction_and_registration(tmp_path, rng):
+    folder, parts = tmp_path / "cohort", images(rng)
+    known = {name: image for name, image in parts.items() if name not in ("ttp", "brain")}
+    write(folder, "sub-0001", known)
+    cohort.tof_path(folder, "sub-0001").rename(cohort.input_path(folder, "sub-0001", "cta"))
+    choices = {"maps": ("tmax", "cbf", "cbv", "mtt"), "modality": "cta", "intensity": (200.0, 600.0)}
+    settings = dataclasses.replace(SETTINGS, skull_strip="maps")
+    out = tmp_path / "out"
+    found = preprocess.preprocess_patient(folder, "sub-0001", out, settings=settings, registration="none", **choices)
+    assert found["rotation_deg"] == found["translation_mm"] == found["mutual_information"] == 0
+    assert found["skull_strip"] == "maps"
+    tof, mask = (
+        cohort.read_volume(cohort.preprocessed_path(out, "sub-0001", name)).get_fdata() for name in ("tof", "mask")
+    )
+    low, high = TOF_BOUNDS
+    assert low <= tof[mask > 0].min() and tof[mask > 0].max() <= high and not tof[mask == 0].any()
+    middle = np.median(tof[mask > 0])
+    assert (middle - low) / (high - low) == pytest.approx((400 - 200) / (600 - 200), abs=0.1)
+    assert not cohort.preprocessed_path(out, "sub-0001", "ttp").exists()
+
+
+def test_ct_is_never_given_to_a_tool_that_knows_magnetic_resonance(monkeypatch):
+    monkeypatch.setattr(skullstrip.shutil, "which", lambda _: None)
+    assert skullstrip.choose_method("auto", {}) == "deepbet"
+    assert skullstrip.choose_method("auto", {}, magnetic=False) == "maps"
+    assert skullstrip.choose_method("auto", {"brain": "mask"}, magnetic=False) == "given"
+
+
+def test_a_given_lesion_moves_with_the_maps(tmp_path, source):
+    lesion = cohort.lesion_mask_path(source, "sub-0001")
+    tmax = cohort.read_volume(cohort.map_path(source, "sub-0001", "tmax"))
+    values = np.asarray(tmax.dataobj)
+    cohort.write_volume(lesion, values > 1.6, tmax.affine)
+    out = tmp_path / "out"
+    preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
+    image = nib.load(cohort.preprocessed_path(out, "sub-0001", "lesion"))
+    found = np.asarray(image.dataobj) > 0
+    moved = cohort.read_volume(cohort.preprocessed_path(out, "sub-0001", "tmax")).get_fdata()
+    assert found.any() and moved[found].mean() > 1.55 > moved[(moved > 0) & ~found].mean()
+    cohort.write_volume(lesion, np.zeros(values.shape, bool), tmax.affine)  # someone has looked and found none
+    preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
+    assert not np.asarray(nib.load(cohort.preprocessed_path(out, "sub-0001", "lesion")).dataobj).any()
+
+
+def test_a_session_is_a_sample_of_its_own(tmp_path, rng):
+    folder, out = tmp_path / "cohort", tmp_path / "out"
+    write(folder, "sub-0001_ses-02", images(rng))
+    assert cohort.list_patients(folder) == ["sub-0001_ses-02"]
+    preprocess.preprocess_patient(folder, "sub-0001_ses-02", out, settings=SETTINGS)
+    assert (out / "sub-0001_ses-02_tmax.nii.gz").is_file()

@@ -56,6 +56,88 @@ def test_epochs_of_an_unknown_cohort_are_an_error(tmp_path, laptop):
         load(tmp_path, laptop)
 
 
+OWN = {  # a third cohort, as README.md shows it
+    "train": 4,
+    "validation": 1,
+    "test": 2,
+    "input": "cta",
+    "intensity": [0, 300],
+    "registration": "none",
+    "maps": ["tmax", "cbf"],
+}
+
+
+def with_own(laptop, **changes):
+    laptop["cohorts"]["clinic"] = OWN | changes
+    laptop["epochs"]["clinic"] = 3
+    laptop["evaluation"]["deficit_threshold_s"]["clinic"] = 6.0
+    return laptop
+
+
+def test_a_third_cohort_is_a_few_lines(tmp_path, laptop):
+    profile = load(tmp_path, with_own(laptop))
+    cohort = profile.cohorts["clinic"]
+    assert (cohort.input, cohort.intensity, cohort.maps) == ("cta", (0.0, 300.0), ("tmax", "cbf"))
+    assert not cohort.simulated and cohort.modality == cohort.input_title == "CTA"
+    assert profiles.run_cohorts(profile.cohorts) == ["acute", "pegasus"]  # what is never simulated needs DATA
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"intensity": "n5"}, "expected n4 or a window"),
+        ({"intensity": [300, 0]}, "expected n4 or a window"),
+        ({"maps": ["cbf"]}, "tmax must be one"),
+        ({"maps": ["tmax", "ktrans"]}, "choose from tmax, cbf"),
+        ({"registration": "affine"}, "expected rigid or none"),
+        ({"test": 0}, "must each be at least 1"),
+        ({"disease": None, "frames": "many"}, "frames: expected int"),
+    ],
+)
+def test_a_cohort_that_cannot_work_is_an_error(tmp_path, laptop, changes, message):
+    with pytest.raises(profiles.ProfileError, match=message):
+        load(tmp_path, with_own(laptop, **changes))
+
+
+def test_a_cohort_needs_its_epochs_and_threshold(tmp_path, laptop):
+    for section in (laptop["epochs"], laptop["evaluation"]["deficit_threshold_s"]):
+        with_own(laptop)
+        del section["clinic"]
+        with pytest.raises(profiles.ProfileError, match="has no entry for cohort 'clinic'"):
+            load(tmp_path, laptop)
+
+
+def test_a_simulated_cohort_needs_its_protocol(tmp_path, laptop):
+    del laptop["cohorts"]["acute"]["echo_time_s"]
+    with pytest.raises(profiles.ProfileError, match="key 'echo_time_s' is missing; a cohort with a disease"):
+        load(tmp_path, laptop)
+
+
+@pytest.mark.parametrize("twin", ["clinic", "pegasus", "nobody"])
+def test_a_twin_is_another_cohort_that_starts_from_scratch(tmp_path, laptop, twin):
+    laptop["initialise_from"]["clinic"] = twin
+    with pytest.raises(profiles.ProfileError, match=f"'{twin}' must be another cohort that starts from scratch"):
+        load(tmp_path, with_own(laptop))
+
+
+def test_the_models_of_a_run_are_one_word_each(tmp_path, capsys):
+    assert profiles.main(["--profile", "laptop"]) == 0
+    words = capsys.readouterr().out.split()
+    assert len(words) == 10 and words[0] == "acute/tmax" and words[5] == "pegasus/tmax/acute"
+    (tmp_path / "pegasus" / "sub-1").mkdir(parents=True)
+    (tmp_path / "code").mkdir()
+    assert profiles.main(["--profile", "laptop", "--data", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split()[0] == "pegasus/tmax"  # no twin in this run
+    (tmp_path / "heidelberg" / "sub-1").mkdir(parents=True)
+    assert profiles.main(["--profile", "laptop", "--data", str(tmp_path)]) == 1
+    assert "knows no cohort 'heidelberg'" in capsys.readouterr().err
+
+
+def test_what_only_own_data_need_does_not_simulate_anybody_again():
+    cohort = profiles.load_profile("smoke").cohorts["acute"]
+    assert not {"title", "input", "intensity", "registration", "maps"} & set(repr(cohort).replace("=", " ").split())
+
+
 def test_an_unknown_cohort_names_the_known_ones():
     with pytest.raises(profiles.ProfileError, match="unknown cohort 'x': profile laptop has acute, pegasus"):
         profiles.get_cohort(profiles.load_profile("laptop"), "x")

@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
+from tof2perf import importers
+from tof2perf.cohort import map_path, read_volume, tof_path, write_volume
 from tof2perf.execution import run_notebook
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -42,7 +46,8 @@ def make(copy: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))
     }
-    command = ["make", *words, "PROFILE=smoke", f"PYTHON={sys.executable}"]
+    profile = [] if any(word.startswith("PROFILE=") for word in words) else ["PROFILE=smoke"]
+    command = ["make", *words, *profile, f"PYTHON={sys.executable}"]
     return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
 
 
@@ -167,3 +172,63 @@ def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named
     shutil.copy(paper / "rating" / "maps" / first.name, returned)
     assert "04-dice" in started(make(copy, "dice"))
     assert "edited by a blinded rater" in (paper / "tables" / "dice.csv").read_text()
+
+
+# --- a third cohort, public and of another modality -----------------------------------------------------------------
+
+
+def write_isles(folder: Path, simulated: Path, patients: int) -> None:
+    """Simulated patients as ISLES'24 would hold them: CT angiography and maps in one space."""
+    for number in range(1, patients + 1):
+        patient, who = f"sub-{number:04d}", f"sub-stroke{number:04d}"
+        base = folder / "train" / "derivatives" / who / "ses-01"
+        tof = read_volume(tof_path(simulated, patient))
+        values = tof.get_fdata()
+        soft = values > 0.3 * np.percentile(values, 98)
+        units = np.where(soft, 40 + 60 * (values / np.median(values[soft]) - 1), -1000)
+        write_volume(base / f"{who}_ses-01_space-ncct_cta.nii.gz", units, tof.affine)
+        (base / "perfusion-maps").mkdir()
+        for name in ("tmax", "cbf"):
+            target = base / "perfusion-maps" / f"{who}_ses-01_space-ncct_{name}.nii.gz"
+            shutil.copy(map_path(simulated, patient, name), target)
+
+
+def test_a_public_cohort_of_another_modality_needs_a_few_lines_and_no_simulation(copy, paper, tmp_path):
+    profile = yaml.safe_load((copy / "notebooks" / "profiles" / "smoke.yaml").read_text())
+    profile["name"] = "public"
+    profile["cohorts"]["isles24"] = {
+        "title": "ISLES'24",
+        "train": 3,
+        "validation": 1,
+        "test": 2,
+        "input": "cta",
+        "measured_with": "CTP",
+        "intensity": [0, 300],
+        "registration": "none",
+        "maps": ["tmax", "cbf"],
+    }
+    profile["epochs"]["isles24"] = 1
+    profile["evaluation"]["deficit_threshold_s"]["isles24"] = 6.0
+    (copy / "notebooks" / "profiles" / "public.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+    write_isles(tmp_path / "isles", copy / "data" / "simulated" / "smoke" / "acute", patients=5)
+    before = {path: path.read_bytes() for path in (tmp_path / "isles").rglob("*") if path.is_file()}
+    data = tmp_path / "mine"
+    importers.import_isles24(tmp_path / "isles", data)
+    checked = make(copy, "check", f"DATA={data}", "PROFILE=public")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "isles24: 5 patients, 0 cannot be used" in checked.stdout
+
+    ran = started(make(copy, "paper", f"DATA={data}", "PROFILE=public"))
+    assert "02-train-isles24-cbf" in ran and not {name for name in ran if name.startswith("00") or "acute" in name}
+    results = copy / "results" / "public-mine"
+    assert not (results / "failed").exists() and not (results / "figures" / "appendix4.png").exists()
+    for name in set(FIGURES) - {"appendix4"}:
+        caption = (results / "figures" / f"{name}.txt").read_text()
+        assert "Source: own data isles24, profile public." in caption or "own data ISLES'24, profile public" in caption
+        assert "simulated" not in caption.lower() and "DSC" not in caption and "TOF" not in caption, caption
+    table = (results / "tables" / "table1.md").read_text()
+    assert "| ISLES'24 | CBF |" in table and "own data" in table and "TTP" not in table
+    assert "simulated" not in table.lower() and "acute" not in table.lower().replace("acute stroke", "")
+    assert json.loads((results / "tables" / "dice_summary.json").read_text())["cohort"] == "isles24"
+    assert {path: path.read_bytes() for path in before} == before
+    assert started(make(copy, "paper", f"DATA={data}", "PROFILE=public")) == set()

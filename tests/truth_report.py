@@ -28,7 +28,7 @@ def main() -> None:
     profile = load_profile(arguments.profile)
     here = files.Workspace(profile.name, arguments.root)
     tables = []
-    for name in profile.cohorts:
+    for name in here.cohorts(profile.cohorts):
         folder, done = here.cohort(name), here.preprocessed(name)
         patients = (
             files.participants(folder, arguments.split) if arguments.split else files.read_participants(folder).index

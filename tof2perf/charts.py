@@ -41,9 +41,10 @@ def distributions(metrics: pd.DataFrame, *, label: str, physical: bool) -> Figur
     """
     names = {"ssim": "SSIM", "psnr": "PSNR", "mae": "MAE", "nrmse": "NRMSE"}
     colours = {name: colour for name, colour in COLOURS.items() if name in set(metrics.predictor)}
-    figure, frames = _sheet(len(names), len(MAPS), width_mm=DOUBLE_MM, height_mm=170, sharex=True)
+    maps = [entry for entry in MAPS.values() if entry.name in set(metrics["map"])]
+    figure, frames = _sheet(len(names), len(maps), width_mm=DOUBLE_MM, height_mm=170, sharex=True)
     for (i, j), axis in np.ndenumerate(frames):
-        metric, entry = list(names)[i], list(MAPS.values())[j]
+        metric, entry = list(names)[i], maps[j]
         shown = {"data": metrics[metrics["map"] == entry.name], "x": "cohort", "y": metric, "hue": "predictor"}
         shown |= {"order": list(metrics.cohort.unique()), "hue_order": list(colours), "palette": colours, "ax": axis}
         seaborn.boxplot(**shown, width=0.7, gap=0.15, fliersize=0, linewidth=0.6, saturation=1, legend=False)
@@ -127,18 +128,21 @@ def bland_altman(volumes: pd.DataFrame, agreement: pd.DataFrame, *, label: str) 
     return figure
 
 
-def threshold_curves(thresholds: pd.DataFrame, *, label: str, predictors: Sequence[str] = tuple(COLOURS)) -> Figure:
+def threshold_curves(
+    thresholds: pd.DataFrame, *, label: str, predictors: Sequence[str] = tuple(COLOURS), measured: str = "from DSC"
+) -> Figure:
     """Draw mean lesion volume and Dice against the Tmax threshold; one journal column wide.
 
     Args:
         thresholds: columns ``predictor``, ``threshold_s``, ``real_ml``, ``generated_ml``, ``dice_mean``.
         label: source and profile.
         predictors: those to draw, where the table has them.
+        measured: name of the real maps.
     """
     figure, frames = _sheet(1, 2, width_mm=SINGLE_MM, height_mm=60, sharex=True)
     left, right = frames[0]
     real = thresholds.drop_duplicates("threshold_s")
-    left.plot(real.threshold_s, real.real_ml, color="black", marker=".", label="from DSC")
+    left.plot(real.threshold_s, real.real_ml, color="black", marker=".", label=measured)
     for name in predictors:
         found = thresholds[thresholds.predictor == name]
         if len(found):

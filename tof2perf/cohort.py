@@ -16,7 +16,9 @@ import pandas as pd
 from isal import isal_zlib
 
 from tof2perf.maps import MAPS
+from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
 
+DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
 SPLITS = ("train", "validation", "test")
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to write a gzip header
 
@@ -53,6 +55,27 @@ class Workspace:
         """BIDS folder of a cohort."""
         base = Path(self.data) if self.data else Path(self.root) / "data" / "simulated" / self.profile
         return base / cohort
+
+    def cohorts(self, known: dict[str, CohortProfile]) -> list[str]:
+        """The cohorts of this run among those of the profile, see :func:`tof2perf.profiles.run_cohorts`."""
+        return run_cohorts(known, data=str(self.data), name=f"profile {self.profile}")
+
+    def models(self, known: dict[str, CohortProfile]) -> list[tuple[str, str]]:
+        """Every model of this run as (cohort, map)."""
+        return [(cohort, name) for cohort in self.cohorts(known) for name in known[cohort].maps]
+
+    def has(self, cohort: str) -> bool:
+        """Whether the user's folder, or the simulation, holds a cohort."""
+        return self.cohort(cohort).is_dir()
+
+    def intake(self, cohort: str) -> Path:
+        """Folder in which a cohort of the user's is completed: links to what is given, and what had to be made."""
+        return Path(self.root) / "data" / "intake" / self.run / cohort
+
+    @property
+    def dropped(self) -> Path:
+        """List of the patients that a check leaves out; it lies outside the user's folder."""
+        return Path(self.root) / "data" / "intake" / self.run / "dropped.tsv"
 
     def oracle(self, cohort: str) -> Path:
         """Folder of the oracle's maps of a simulated cohort; there is none for own data."""
@@ -102,59 +125,112 @@ class Workspace:
         """Folder of figures."""
         return self.results / "figures"
 
-    def label(self, cohort: str = "acute") -> str:
-        """What every table, figure and page must carry: the source of the data and the profile."""
-        return f"{source(self.cohort(cohort))}, profile {self.profile}"
+    def label(self, cohort: str | None = None) -> str:
+        """What every table, figure and page must carry: the source of the data and the profile.
+
+        Args:
+            cohort: the one that is shown; all of the run by default.
+        """
+        base = self.cohort(cohort or "")
+        described = {path.parent for path in base.glob("*/dataset_description.json")}
+        held = sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)})
+        folders = [base] if cohort else held
+        # What is partly simulated begins with that word, and so bears the tag.
+        sources = sorted({source(folder) for folder in folders or [base]}, key=lambda name: not name.startswith("sim"))
+        return f"{' and '.join(sources)}, profile {self.profile}"
 
 
 def source(folder: Path) -> str:
-    """``simulated cohort`` or ``own data NAME``, read from the cohort's ``dataset_description.json``.
+    """``simulated cohort``, or ``own data NAME``: the name in ``dataset_description.json`` or else the folder's.
 
     Raises:
-        CohortError: the description is missing or unreadable.
+        CohortError: there is no such cohort, or its description is unreadable.
     """
     path = folder / "dataset_description.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
+        generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
     except FileNotFoundError:
-        raise CohortError(f"{path}: missing; simulate the cohort first or give DATA=FOLDER with BIDS cohorts") from None
-    except ValueError as error:
+        if not looks_like_cohort(folder):
+            raise CohortError(
+                f"{path}: missing; simulate the cohort first or give DATA=FOLDER with BIDS cohorts"
+            ) from None
+        description, generators = {}, []
+    except (ValueError, AttributeError) as error:
         raise CohortError(f"{path}: not valid JSON ({error}); repair or restore the file") from None
-    generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
-    return "simulated cohort" if "tof2perf.phantom" in generators else f"own data {description.get('Name', '')}".strip()
+    if "tof2perf.phantom" in generators:
+        return "simulated cohort"
+    return f"own data {description.get('Name') or folder.resolve().parent.name}"
 
 
 # --- where a file lies ------------------------------------------------------------------------------------------------
 
 
+# A patient is ``sub-XXXX``, or ``sub-XXXX_ses-YY`` if there are several sessions: each is a sample of its own.
+
+
+def subject(patient: str) -> str:
+    """The person: ``sub-XXXX`` of ``sub-XXXX_ses-YY``."""
+    return patient.partition("_")[0]
+
+
+def list_patients(folder: Path) -> list[str]:
+    """Everyone who has a folder, in or beside the derivatives, one entry a session."""
+    found = set()
+    for base in (folder, *(folder / "derivatives").glob("*")):
+        for person in base.glob("sub-*"):
+            sessions = [entry.name for entry in person.glob("ses-*") if entry.is_dir()]
+            found |= {f"{person.name}_{session}" for session in sessions} or (
+                {person.name} if person.is_dir() else set()
+            )
+    # Someone whose images lie in sessions has no others, whatever empty folders there are.
+    return sorted(name for name in found if "_" in name or not any(other.startswith(f"{name}_") for other in found))
+
+
+def existing(path: Path) -> Path:
+    """The file, or the same without compression where only that exists."""
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    return plain if not path.exists() and plain.exists() else path
+
+
+def _place(folder: Path, patient: str) -> Path:
+    return folder.joinpath(*patient.split("_"))
+
+
+def input_path(folder: Path, patient: str, modality: str = "tof") -> Path:
+    """The network's input: the native TOF-MRA, or ``sub-XXXX_<modality>`` for another."""
+    suffix = {"tof": "acq-tof_angio"}.get(modality, modality)
+    return _place(folder, patient) / "anat" / f"{patient}_{suffix}.nii.gz"
+
+
 def tof_path(folder: Path, patient: str) -> Path:
     """The native TOF-MRA."""
-    return folder / patient / "anat" / f"{patient}_acq-tof_angio.nii.gz"
+    return input_path(folder, patient)
 
 
 def dsc_path(folder: Path, patient: str) -> Path:
     """The DSC series (x, y, z, time)."""
-    return folder / patient / "perf" / f"{patient}_dsc.nii.gz"
+    return _place(folder, patient) / "perf" / f"{patient}_dsc.nii.gz"
 
 
 def dscref_path(folder: Path, patient: str) -> Path:
     """The DSC reference volume that is co-registered with the TOF."""
-    return folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_desc-ref_dscref.nii.gz"
+    return _place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_desc-ref_dscref.nii.gz"
 
 
 def map_path(folder: Path, patient: str, map_name: str) -> Path:
     """One perfusion map in physical units on the DSC grid."""
-    return folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_{map_name}.nii.gz"
+    return _place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_{map_name}.nii.gz"
 
 
 def brain_mask_path(folder: Path, patient: str) -> Path:
     """A given brain mask on the TOF grid (optional)."""
-    return folder / "derivatives" / "masks" / patient / "anat" / f"{patient}_desc-brain_mask.nii.gz"
+    return _place(folder / "derivatives" / "masks", patient) / "anat" / f"{patient}_desc-brain_mask.nii.gz"
 
 
 def lesion_mask_path(folder: Path, patient: str) -> Path:
-    """A manual lesion mask (optional)."""
-    return folder / "derivatives" / "lesions" / patient / "perf" / f"{patient}_desc-manual_mask.nii.gz"
+    """A manual mask of the hypoperfused lesion, on any grid in the space of the maps (optional)."""
+    return _place(folder / "derivatives" / "lesions", patient) / "perf" / f"{patient}_desc-manual_mask.nii.gz"
 
 
 def truth_path(folder: Path, patient: str, name: str) -> Path:
@@ -294,6 +370,31 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` another name of ``source``: a symbolic link, or a hard one where there are none; never a copy.
+
+    Raises:
+        CohortError: the file system allows neither, or ``target`` is a file of its own.
+    """
+    source, target = Path(source).resolve(), Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():
+        if target.readlink() == source:
+            return
+        target.unlink()
+    elif target.exists():
+        if target.samefile(source):
+            return
+        raise CohortError(f"{target}: exists and is no link to {source}; move it away, nothing is overwritten")
+    try:
+        target.symlink_to(source)
+    except OSError:
+        try:
+            os.link(source, target)
+        except OSError as error:
+            raise CohortError(f"{target}: cannot be linked to {source} ({error.strerror}); use another disk") from None
+
+
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetition_time_s: float | None = None) -> None:
     """Write an image as NIfTI: masks as uint8, int16 as it is, all else as float32; lengths in mm, time in s."""
     kinds = {"b": np.uint8, "u": np.uint8, "i": np.int16}
@@ -330,6 +431,14 @@ def write_table(path: Path, frame: pd.DataFrame, *, index: bool = False) -> None
     write_text(path, frame.to_csv(sep="\t" if Path(path).suffix == ".tsv" else ",", index=index, lineterminator="\n"))
 
 
+def read_dropped(path: Path, cohort: str) -> dict[str, str]:
+    """The patients of a cohort that a check leaves out, with the problem; empty without a list."""
+    if not Path(path).is_file():
+        return {}
+    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    return dict(frame[frame.cohort == cohort][["participant_id", "problem"]].itertuples(index=False, name=None))
+
+
 def require_maps(folder: Path, patient: str, maps: tuple[str, ...] = tuple(MAPS)) -> None:
     """Check that a patient's maps exist before anything is computed.
 
@@ -337,7 +446,7 @@ def require_maps(folder: Path, patient: str, maps: tuple[str, ...] = tuple(MAPS)
         CohortError: naming the first missing file.
     """
     for name in maps:
-        if not map_path(folder, patient, name).is_file():
+        if not existing(map_path(folder, patient, name)).is_file():
             raise CohortError(
                 f"{map_path(folder, patient, name)}: {patient} has no {name} map; provide it or drop the patient"
             )

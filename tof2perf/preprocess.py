@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import joblib
 import nibabel as nib
@@ -17,7 +18,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from tof2perf import cohort, skullstrip, spatial
-from tof2perf.maps import MAPS
+from tof2perf.maps import MAPS, TOF_BOUNDS, denormalise, normalise
 from tof2perf.profiles import PreprocessingProfile
 
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
@@ -32,6 +33,9 @@ def preprocess_cohort(
     *,
     settings: PreprocessingProfile,
     maps: Sequence[str] = tuple(MAPS),
+    modality: str = "tof",
+    intensity: str | tuple[float, float] = "n4",
+    registration: str = "rigid",
     jobs: int | None = None,
 ) -> pd.DataFrame:
     """Preprocess all patients of a cohort in parallel; those already done with the same inputs are left alone.
@@ -41,6 +45,9 @@ def preprocess_cohort(
         out_folder: folder for the preprocessed volumes, ``qc.csv`` and a copy of ``participants.tsv``.
         settings: see :func:`preprocess_patient`.
         maps: names of the perfusion maps.
+        modality: see :func:`preprocess_patient`, as are ``intensity`` and ``registration``.
+        intensity: what becomes of the input's values.
+        registration: whether head motion is sought.
         jobs: worker processes, one thread each; all available cores by default. Results do not depend on it.
 
     Returns:
@@ -52,11 +59,12 @@ def preprocess_cohort(
     cohort_folder, out_folder = Path(cohort_folder), Path(out_folder)
     patients = cohort.read_participants(cohort_folder).index
     for patient in patients:
-        _inputs(cohort_folder, patient, maps)
+        _inputs(cohort_folder, patient, maps, modality)
     work = joblib.delayed(preprocess_patient)
+    choices: dict[str, Any] = {"maps": maps, "modality": modality, "intensity": intensity, "registration": registration}
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1)
-        results = pool(work(cohort_folder, name, out_folder, settings=settings, maps=maps) for name in patients)
+        results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
         rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
     table = pd.DataFrame(rows, index=patients)
     cohort.write_table(out_folder / "qc.csv", table, index=True)
@@ -71,12 +79,16 @@ def preprocess_patient(
     *,
     settings: PreprocessingProfile,
     maps: Sequence[str] = tuple(MAPS),
+    modality: str = "tof",
+    intensity: str | tuple[float, float] = "n4",
+    registration: str = "rigid",
 ) -> Quality:
     """Bring one patient's TOF and maps onto the profile's grid: the TOF's field of view in ``settings.shape`` voxels.
 
-    Writes ``tof`` (in medians of the patient's own brain), ``mask`` and the maps (physical units). All are 0 outside
-    the mask, which holds the voxels that are brain in the TOF and covered by the maps. The quality control is written
-    last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4, to a nanometre), and marks a patient as complete.
+    Writes ``tof`` (the input, in medians of the patient's own brain), ``mask``, the maps (physical units) and, if
+    given, ``lesion``. All are 0 outside the mask, which holds the voxels that are brain in the TOF and covered by the
+    maps. The quality control is written last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4, to a
+    nanometre), and marks a patient as complete.
 
     Args:
         cohort_folder: BIDS folder to read.
@@ -85,30 +97,42 @@ def preprocess_patient(
         settings: ``shape`` of the grid; ``skull_strip``, one of :data:`tof2perf.skullstrip.METHODS`; ``n4_mm`` and
             ``registration_mm``, the voxel sizes at which bias field and head motion are estimated.
         maps: names of the perfusion maps.
+        modality: what the network sees, ``tof`` or the suffix of another input's file.
+        intensity: ``n4``: bias is corrected and values are divided by the median inside the brain. A window (low, high)
+            for inputs with a unit, such as CT, is mapped linearly onto the range that the network sees.
+        registration: ``rigid``, or ``none`` where the maps lie in the input's space already.
 
     Returns:
         Method used (``skull_strip``); ``brain_ml`` in the TOF; motion between TOF and DSC (``rotation_deg``, and
-        ``translation_mm`` of the brain's centre); ``mutual_information`` (nats); ``coverage``, the part of the TOF's
-        brain for which there are maps.
+        ``translation_mm`` of the brain's centre); ``mutual_information`` (nats; 0 if no motion was sought);
+        ``coverage``, the part of the TOF's brain for which there are maps.
 
     Raises:
         CohortError: a missing or unusable file. Nothing is written then.
     """
-    paths = _inputs(cohort_folder, patient, maps)
-    method = skullstrip.choose_method(settings.skull_strip, paths)
-    digest = _digest(paths, settings, method)
+    paths = _inputs(cohort_folder, patient, maps, modality)
+    method = skullstrip.choose_method(settings.skull_strip, paths, magnetic=intensity == "n4")
+    digest = _digest(paths, settings, f"{method} {modality} {intensity} {registration}")
     record = out_folder / f"{patient}_qc.json"
     outputs = {name: cohort.preprocessed_path(out_folder, patient, name) for name in ("tof", "mask", *maps)}
+    if "lesion" in paths:
+        outputs["lesion"] = cohort.preprocessed_path(out_folder, patient, "lesion")
     if (quality := _finished(record, digest, outputs.values())) is not None:
         return quality
 
     # The order of storage is settled once, here; from now on only world positions count.
-    images = {name: nib.as_closest_canonical(cohort.read_volume(path)) for name, path in paths.items()}
+    images = {
+        name: nib.as_closest_canonical(cohort.read_volume(path)) for name, path in paths.items() if name != "lesion"
+    }
     support = _support({name: images[name] for name in maps}, paths)
+    if method == "maps":
+        images["brain"] = nib.Nifti1Image(support.astype(np.float32), images[maps[0]].affine)
     brain = skullstrip.strip_skull(images["tof"], method=method, given=images.get("brain"), source=paths["tof"])
-    tof = correct_bias(images["tof"], brain, mm=settings.n4_mm)
+    tof = correct_bias(images["tof"], brain, mm=settings.n4_mm) if intensity == "n4" else images["tof"]
+    motion, information = np.eye(4), 0.0
     try:
-        motion, information = spatial.register(tof, brain, images["dscref"], mm=settings.registration_mm)
+        if registration == "rigid":
+            motion, information = spatial.register(tof, brain, images["dscref"], mm=settings.registration_mm)
     except RuntimeError:  # ITK's word for volumes that do not overlap
         raise cohort.CohortError(
             f"{paths['dscref']}: cannot be aligned with the TOF; check that both affines are in one scanner space"
@@ -123,7 +147,14 @@ def preprocess_patient(
             f"{paths[maps[0]]}: the maps cover {coverage:.0%} of the brain in the TOF; check both affines and the masks"
         )
     mask &= covered
-    arrays = {"tof": values / np.median(values[mask]), "mask": mask} | arrays
+    if isinstance(intensity, str):
+        seen = values / np.median(values[mask])
+    else:
+        seen = denormalise(normalise(values, intensity), TOF_BOUNDS).astype(np.float32)
+    arrays = {"tof": seen, "mask": mask} | arrays
+    if "lesion" in paths:
+        drawn = nib.as_closest_canonical(_read_mask(paths["lesion"]))
+        arrays["lesion"] = spatial.resample(drawn, grid, motion) > 0.5
 
     record.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
     for name, array in arrays.items():
@@ -189,16 +220,31 @@ def _angle_deg(motion: np.ndarray) -> float:
 # --- what goes in, and what is done already --------------------------------------------------------------------------
 
 
-def _inputs(folder: Path, patient: str, maps: Sequence[str]) -> dict[str, Path]:
-    """Files of one patient by name; ``brain`` only where a mask is given."""
+def _inputs(folder: Path, patient: str, maps: Sequence[str], modality: str) -> dict[str, Path]:
+    """Files of one patient by name, masks only where they are given; links are followed: errors name the original."""
     cohort.require_maps(folder, patient, tuple(maps))
-    paths = {"tof": cohort.tof_path(folder, patient), "dscref": cohort.dscref_path(folder, patient)}
+    paths = {"tof": cohort.input_path(folder, patient, modality), "dscref": cohort.dscref_path(folder, patient)}
+    paths = {name: cohort.existing(path) for name, path in paths.items()}
     for path in paths.values():
         if not path.is_file():
             raise cohort.CohortError(f"{path}: {patient} lacks this file; provide it or drop the patient")
-    if (brain := cohort.brain_mask_path(folder, patient)).is_file():
-        paths["brain"] = brain
-    return paths | {name: cohort.map_path(folder, patient, name) for name in maps}
+    for name, place in (("brain", cohort.brain_mask_path), ("lesion", cohort.lesion_mask_path)):
+        if (mask := cohort.existing(place(folder, patient))).is_file():
+            paths[name] = mask
+    paths |= {name: cohort.existing(cohort.map_path(folder, patient, name)) for name in maps}
+    return {name: path.resolve() for name, path in paths.items()}
+
+
+def _read_mask(path: Path) -> nib.Nifti1Image:
+    """A lesion mask as 0 and 1; unlike other images it may be empty: someone has looked and found none."""
+    try:
+        image: Any = nib.load(path)
+        data = np.asarray(image.dataobj)
+    except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
+        raise cohort.CohortError(f"{path}: cannot be read ({error}); export the file again") from None
+    if data.ndim != 3:
+        raise cohort.CohortError(f"{path}: has {data.ndim} dimensions, a mask has 3; export a single 3D image")
+    return nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
 
 
 def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str) -> str:

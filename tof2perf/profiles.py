@@ -1,12 +1,19 @@
-"""A profile: every number of a run that a person may want to change, read from YAML into frozen dataclasses."""
+"""A profile: every number of a run that a person may want to change, read from YAML into frozen dataclasses.
 
+``python -m tof2perf.profiles --profile P [--data FOLDER]`` prints the models of a run for the Makefile.
+"""
+
+import argparse
 import dataclasses
+import sys
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+
+from tof2perf.maps import MAPS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
 
@@ -40,17 +47,48 @@ class PerfusionProfile:
 
 @dataclass(frozen=True)
 class CohortProfile:
-    """Patients, disease, DSC protocol and perfusion analysis of one simulated cohort."""
+    """One cohort: its splits, what its patients were scanned with, and how it is simulated, if it ever is.
 
-    train: int
+    The keys of the second half are needed by a cohort that is simulated, or whose maps are made from a DSC series.
+    What only own data need is no part of the representation: from that the phantom tells whether a patient must be
+    simulated again.
+    """
+
+    train: int  # patients, if simulated; of own data without splits the shares in which they are divided
     validation: int
     test: int
-    repetition_time_s: float
-    echo_time_s: float
-    frames: int
-    head_moves: float  # mean number of head movements during the series, after the contrast agent is injected
-    perfusion: PerfusionProfile
-    disease: DiseaseProfile
+    title: str = field(default="", repr=False)  # in tables; the cohort's name if empty
+    input: str = field(default="tof", repr=False)  # tof, or the suffix of another input's file: cta is sub-X_cta.nii.gz
+    intensity: str | tuple[float, float] = field(default="n4", repr=False)  # n4 and the brain's median, or a window
+    measured_with: str = field(default="DSC", repr=False)  # what gave the maps, as printed
+    registration: str = field(default="rigid", repr=False)  # rigid, or none: the maps lie in the input's space already
+    maps: tuple[str, ...] = field(default=tuple(MAPS), repr=False)
+    repetition_time_s: float | None = None
+    echo_time_s: float | None = None
+    frames: int | None = None
+    head_moves: float | None = None  # mean number of head movements in the series, after the contrast agent is injected
+    perfusion: PerfusionProfile | None = None
+    disease: DiseaseProfile | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the phantom can make this cohort."""
+        return self.disease is not None
+
+    @property
+    def modality(self) -> str:
+        """The input in short, as printed: ``TOF`` or ``CTA``."""
+        return self.input.upper()
+
+    @property
+    def input_title(self) -> str:
+        """The input in full: ``TOF-MRA`` or ``CTA``."""
+        return "TOF-MRA" if self.input == "tof" else self.modality
+
+    @property
+    def intensity_title(self) -> str:
+        """What the grey values of a preprocessed input are."""
+        return f"{self.modality} / brain median" if self.intensity == "n4" else f"{self.modality}, windowed"
 
 
 @dataclass(frozen=True)
@@ -164,6 +202,8 @@ def load_profile(name: str | Path) -> Profile:
         for cohort in getattr(profile, key):
             if cohort not in profile.cohorts:
                 raise ProfileError(f"profile {path.name}: {key} names the unknown cohort '{cohort}'; add it to cohorts")
+    for known, settings in profile.cohorts.items():
+        _check_cohort(profile, known, settings, f"profile {path.name}, cohorts, {known}")
     return profile
 
 
@@ -176,6 +216,69 @@ def get_cohort(profile: Profile, cohort: str) -> str:
     if cohort not in profile.cohorts:
         raise ProfileError(f"unknown cohort '{cohort}': profile {profile.name} has {', '.join(profile.cohorts)}")
     return cohort
+
+
+def looks_like_cohort(folder: Path) -> bool:
+    """Whether a folder holds patients: ``participants.tsv``, or folders named ``sub-...``."""
+    return (folder / "participants.tsv").is_file() or any(entry.is_dir() for entry in folder.glob("sub-*"))
+
+
+def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str = "the profile") -> list[str]:
+    """The cohorts of one run, in the profile's order: the simulated ones, or those that lie in the user's folder.
+
+    Args:
+        cohorts: of the profile.
+        data: the user's folder, or empty.
+        name: of the profile, for errors.
+
+    Raises:
+        ProfileError: the folder holds no cohort, or one that the profile does not know.
+    """
+    if not data:
+        return [cohort for cohort, settings in cohorts.items() if settings.simulated]
+    found = sorted(entry.name for entry in Path(data).iterdir() if entry.is_dir() and looks_like_cohort(entry))
+    known = ", ".join(cohorts)
+    unknown = [cohort for cohort in found if cohort not in cohorts]
+    if unknown:
+        raise ProfileError(
+            f"DATA={data}: {name} knows no cohort '{unknown[0]}' (it has {known}); rename the folder, or add "
+            "the cohort to the profile as README.md describes"
+        )
+    if not found:
+        raise ProfileError(f"DATA={data}: no folder named {known} with patients in it; import your images first")
+    return [cohort for cohort in cohorts if cohort in found]
+
+
+def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str) -> None:
+    """Refuse what would fail, or pass unnoticed, hours later."""
+    for key in ("repetition_time_s", "echo_time_s", "frames", "head_moves", "perfusion"):
+        if cohort.simulated and getattr(cohort, key) is None:
+            raise ProfileError(f"{where}: key '{key}' is missing; a cohort with a disease is simulated and needs it")
+    unknown = [entry for entry in cohort.maps if entry not in MAPS]
+    if unknown or "tmax" not in cohort.maps:
+        raise ProfileError(f"{where}, maps: choose from {', '.join(MAPS)}; tmax must be one, it defines the lesions")
+    if cohort.simulated and (cohort.maps != tuple(MAPS) or cohort.input != "tof"):
+        raise ProfileError(f"{where}: a simulated cohort has a TOF and all maps; leave out input and maps, or disease")
+    window = cohort.intensity
+    if window != "n4" and (isinstance(window, str) or not window[0] < window[1]):
+        raise ProfileError(f"{where}, intensity: expected n4 or a window [low, high], found {window!r}")
+    if cohort.registration not in ("rigid", "none"):
+        raise ProfileError(f"{where}, registration: expected rigid or none, found '{cohort.registration}'")
+    if min(cohort.train, cohort.validation, cohort.test) < 1:
+        raise ProfileError(f"{where}: train, validation and test must each be at least 1")
+    for key, entries in (
+        ("epochs", profile.epochs),
+        ("evaluation, deficit_threshold_s", profile.evaluation.deficit_threshold_s),
+    ):
+        if name not in entries:
+            raise ProfileError(f"profile {profile.name}: {key} has no entry for cohort '{name}'; add one")
+    twin = profile.initialise_from.get(name)
+    if twin is not None and (twin not in profile.cohorts or twin == name or twin in profile.initialise_from):
+        raise ProfileError(
+            f"profile {profile.name}: initialise_from, {name}: '{twin}' must be another cohort that starts from scratch"
+        )
+    if twin is not None and not set(cohort.maps) <= set(profile.cohorts[twin].maps):
+        raise ProfileError(f"profile {profile.name}: initialise_from, {name}: '{twin}' lacks some of its maps")
 
 
 def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
@@ -203,7 +306,14 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
         kinds = [arguments[0]] * len(value) if length is None else arguments
         return tuple(_build(part, entry, where) for part, entry in zip(kinds, value, strict=True))
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _build(arguments[0], value, where)
+        # One of the kinds fits, or the message is that of the first.
+        kinds = [entry for entry in arguments if entry is not type(None)]
+        if value is None and len(kinds) < len(arguments):
+            return None
+        chosen = next(
+            (entry for entry in kinds if typing.get_origin(entry) is tuple and isinstance(value, list)), kinds[0]
+        )
+        return _build(chosen, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), where, kind.__name__, value)
@@ -213,3 +323,28 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
 def _expect(holds: bool, where: str, expected: str, value: typing.Any) -> None:
     if not holds:
         raise ProfileError(f"{where}: expected {expected}, found {value!r}; correct the value")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line for the Makefile: one word a model, ``cohort/map`` or ``cohort/map/cohort to start from``."""
+    parser = argparse.ArgumentParser(prog="python -m tof2perf.profiles", description=main.__doc__)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--data", default="")
+    found = parser.parse_args(arguments)
+    try:
+        profile = load_profile(found.profile)
+        cohorts = run_cohorts(profile.cohorts, data=found.data, name=f"profile {profile.name}")
+    except (ProfileError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for cohort in sorted(
+        cohorts, key=lambda name: name in profile.initialise_from
+    ):  # whom others start from come first
+        twin = profile.initialise_from.get(cohort, "")
+        for name in profile.cohorts[cohort].maps:
+            print(f"{cohort}/{name}" + (f"/{twin}" if twin in cohorts else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,7 @@ import numpy as np
 from tof2perf.cohort import CohortError, read_volume
 from tof2perf.spatial import resample, voxel_ml
 
-METHODS = ("auto", "given", "synthstrip", "deepbet")
+METHODS = ("auto", "given", "synthstrip", "deepbet", "maps")
 # Voxels an axis of the head that deepbet sees. Its own 256 x 256 x 256 took three times as long for a Dice of .983
 # instead of .982 (five simulated TOF); fewer voxels, or as many along the short axis of a slab, cost accuracy.
 DEEPBET_GRID = (192, 192, 160)
@@ -28,8 +28,9 @@ def strip_skull(
     Args:
         tof: volume (x, y, z) in closest canonical orientation.
         method: ``synthstrip`` (the paper's tool: Hoopes 2022, doi 10.1016/j.neuroimage.2022.119474; ``mri_synthstrip``
-            must be on the PATH), ``deepbet`` (Fisch 2024, doi 10.1016/j.compbiomed.2024.108845) or ``given``.
-        given: brain mask for ``given``, on any grid of the same world space.
+            must be on the PATH), ``deepbet`` (Fisch 2024, doi 10.1016/j.compbiomed.2024.108845), ``given``, or
+            ``maps``: where the perfusion maps hold brain.
+        given: brain mask for ``given`` and ``maps``, on any grid of the same world space.
         source: file named in errors.
 
     Returns:
@@ -38,7 +39,7 @@ def strip_skull(
     Raises:
         CohortError: the tool failed or found no brain.
     """
-    if method == "given" and given is not None:
+    if method in ("given", "maps") and given is not None:
         mask = _carry(given, tof)
     else:
         mask = _synthstrip(tof, source) if method == "synthstrip" else _deepbet(tof)
@@ -51,15 +52,18 @@ def strip_skull(
     return mask
 
 
-def choose_method(wanted: str, paths: dict[str, Path]) -> str:
+def choose_method(wanted: str, paths: dict[str, Path], *, magnetic: bool = True) -> str:
     """Settle ``auto``: the mask that the user gave, else the paper's tool, else the one that comes with the package.
+
+    That one, deepbet, knows magnetic resonance alone; for CT the brain is then where the maps are.
 
     Args:
         wanted: one of :data:`METHODS`.
         paths: the patient's files by name; ``brain`` is a given mask.
+        magnetic: the input is from magnetic resonance, not from CT.
 
     Returns:
-        ``given``, ``synthstrip`` or ``deepbet``.
+        ``given``, ``synthstrip``, ``deepbet`` or ``maps``.
 
     Raises:
         CohortError: an unknown method, or no mask where one is wanted.
@@ -72,7 +76,9 @@ def choose_method(wanted: str, paths: dict[str, Path]) -> str:
         return wanted
     if "brain" in paths:
         return "given"
-    return "synthstrip" if shutil.which("mri_synthstrip") else "deepbet"
+    if shutil.which("mri_synthstrip"):
+        return "synthstrip"
+    return "deepbet" if magnetic else "maps"
 
 
 def _synthstrip(tof: nib.Nifti1Image, source: Path | str) -> np.ndarray:

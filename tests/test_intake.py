@@ -1,0 +1,196 @@
+"""Own data, completed: what is given is used, what is absent is made elsewhere, nobody is in two splits."""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from own_data import MAP_AFFINE, MAP_SHAPE, brain, snapshot, write_patient, write_series
+
+from tof2perf import cohort as files
+from tof2perf import intake
+from tof2perf.cohort import CohortError
+from tof2perf.maps import MAPS
+from tof2perf.profiles import CohortProfile, PerfusionProfile
+
+ACUTE = CohortProfile(train=4, validation=1, test=1)
+
+
+def take_in(folder, target, **changes):
+    given = {"cohort": ACUTE, "seed": 3, "threshold_s": 6.0, "jobs": 1} | changes
+    return intake.take_in(folder, target, **given)
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """Six patients with TOF and maps, and nothing else."""
+    folder = tmp_path / "clinic" / "acute"
+    for number in range(1, 7):
+        write_patient(folder, f"sub-{number:04d}", rng)
+    return folder
+
+
+def test_tof_and_maps_are_enough(folder, tmp_path):
+    before = snapshot(folder)
+    table = take_in(folder, tmp_path / "run")
+    assert sorted(table.split) == ["test", "train", "train", "train", "train", "validation"]
+    assert set(table.split_source) == {"made"}
+    for patient in table.index:
+        assert files.tof_path(tmp_path / "run", patient).readlink() == files.tof_path(folder, patient)
+        assert files.read_volume(files.dscref_path(tmp_path / "run", patient)).shape == MAP_SHAPE
+    assert snapshot(folder) == before
+
+
+def test_running_twice_changes_nothing(folder, tmp_path):
+    take_in(folder, tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    take_in(folder, tmp_path / "run")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_patient_who_is_taken_away_or_dropped_leaves_no_trace(folder, tmp_path):
+    take_in(folder, tmp_path / "run")
+    table = take_in(folder, tmp_path / "run", dropped={"sub-0002": "bad"})
+    assert "sub-0002" not in table.index
+    assert not list((tmp_path / "run").rglob("sub-0002*"))
+
+
+def test_given_splits_are_kept(folder, tmp_path):
+    splits = ["test", "train", "validation", "train", "train", "test"]
+    rows = pd.DataFrame({"participant_id": [f"sub-{n:04d}" for n in range(1, 7)], "split": splits})
+    files.write_table(folder / "participants.tsv", rows)
+    table = take_in(folder, tmp_path / "run")
+    assert table.split.tolist() == splits and set(table.split_source) == {"given"}
+
+
+def test_sessions_of_one_patient_are_samples_of_one_split(folder, tmp_path, rng):
+    for number, session in ((7, 1), (7, 2), (7, 3), (8, 1), (8, 2)):
+        write_patient(folder, f"sub-{number:04d}_ses-{session:02d}", rng)
+    assert files.tof_path(folder, "sub-0007_ses-02").relative_to(folder).parts[:2] == ("sub-0007", "ses-02")
+    table = take_in(folder, tmp_path / "run")
+    people = table.split.groupby(table.index.map(files.subject))
+    assert len(table) == 11 and (people.nunique() == 1).all()
+    assert people.size()["sub-0007"] == 3
+
+
+def test_a_patient_in_two_splits_is_an_error(folder, tmp_path, rng):
+    for session in ("01", "02"):
+        write_patient(folder, f"sub-0007_ses-{session}", rng)
+    rows = [(f"sub-{n:04d}", "train") for n in range(1, 7)]
+    rows += [("sub-0007_ses-01", "train"), ("sub-0007_ses-02", "test")]
+    files.write_table(folder / "participants.tsv", pd.DataFrame(rows, columns=["participant_id", "split"]))
+    with pytest.raises(CohortError, match="sub-0007 is in two splits"):
+        take_in(folder, tmp_path / "run")
+
+
+def test_splits_are_drawn_from_the_seed_and_spread_over_strata():
+    groups = {f"sub-{n:04d}": "M1" if n % 2 else "M2" for n in range(40)}
+    cohort = dataclasses.replace(ACUTE, train=20, validation=10, test=10)
+    first, again, other = (intake.draw_splits(groups, cohort=cohort, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    table = pd.Series(first).to_frame("split").assign(stratum=pd.Series(groups)).value_counts().unstack(0)
+    assert table.loc["M1"].to_dict() == {"test": 5, "train": 10, "validation": 5} == table.loc["M2"].to_dict()
+
+
+@pytest.mark.parametrize("people", [3, 4, 7, 149])
+def test_every_split_has_a_patient_and_proportions_are_kept(people):
+    splits = intake.draw_splits(
+        {f"sub-{n:04d}": "all" for n in range(people)},
+        cohort=dataclasses.replace(ACUTE, train=110, validation=15, test=24),
+        seed=0,
+    )
+    count = pd.Series(splits).value_counts()
+    assert count.sum() == people and count.min() >= 1 and len(count) == 3
+    if people == 149:
+        assert count["train"] == pytest.approx(110, abs=2) and count["test"] == pytest.approx(24, abs=1)
+
+
+def test_two_patients_are_too_few():
+    with pytest.raises(CohortError, match="at least 3"):
+        intake.draw_splits({"sub-1": "", "sub-2": ""}, cohort=ACUTE, seed=0)
+
+
+def test_strata_come_from_the_table_or_else_from_the_volume_of_late_tissue():
+    table = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "site": ["M1", "M2"]})
+    assert intake.strata(table, ["sub-1", "sub-2"], {}) == {"sub-1": "M1", "sub-2": "M2"}
+    volumes = {"sub-1": 90.0, "sub-2": 0.0, "sub-3": 40.0, "sub-4": 1.0}
+    assert intake.strata(None, list(volumes), volumes) == {"sub-2": "0", "sub-4": "1", "sub-3": "2", "sub-1": "3"}
+
+
+def test_a_series_without_maps_becomes_maps_in_the_runs_own_folder(folder, tmp_path, rng):
+    for name in MAPS:
+        files.map_path(folder, "sub-0001", name).unlink()
+    write_series(files.dsc_path(folder, "sub-0001"), rng)
+    files.write_json(folder / "dsc.json", {"RepetitionTime": 1.5, "EchoTime": 0.03})  # for the whole folder, as in BIDS
+    before = snapshot(folder)
+    fast = dataclasses.replace(ACUTE, perfusion=PerfusionProfile("bcsvd", "automatic", False))
+    take_in(folder, tmp_path / "run", cohort=fast)
+    assert snapshot(folder) == before
+    inside = brain(MAP_SHAPE, MAP_AFFINE)
+    for name in MAPS:
+        image = files.read_volume(files.map_path(tmp_path / "run", "sub-0001", name))
+        assert np.array_equal(image.affine, MAP_AFFINE) and np.asarray(image.dataobj)[inside].mean() > 0
+    tmax = files.read_volume(files.map_path(tmp_path / "run", "sub-0001", "tmax")).get_fdata()
+    assert np.median(tmax[inside]) == pytest.approx(2.0, abs=1.5)  # the delay that was put in
+    reference = files.read_volume(files.dscref_path(tmp_path / "run", "sub-0001")).get_fdata()
+    assert reference[inside].mean() == pytest.approx(600, rel=0.02)  # before the bolus
+    made = snapshot(tmp_path / "run")
+    take_in(folder, tmp_path / "run", cohort=fast)
+    assert snapshot(tmp_path / "run") == made
+
+
+def test_a_series_without_echo_time_says_where_to_write_it(folder, tmp_path, rng):
+    for name in MAPS:
+        files.map_path(folder, "sub-0001", name).unlink()
+    write_series(files.dsc_path(folder, "sub-0001"), rng)
+    with pytest.raises(CohortError, match=r"echo time None cannot be used; write .* into sub-0001_dsc.json"):
+        take_in(folder, tmp_path / "run")
+
+
+def test_a_map_that_arrives_later_takes_the_place_of_a_made_one(folder, tmp_path):
+    take_in(folder, tmp_path / "run")
+    made = files.dscref_path(tmp_path / "run", "sub-0001")
+    assert not made.is_symlink()
+    given = files.dscref_path(folder, "sub-0001")
+    files.write_volume(given, brain(MAP_SHAPE, MAP_AFFINE) * 5.0, MAP_AFFINE)
+    take_in(folder, tmp_path / "run")
+    assert made.readlink() == given
+
+
+def test_uncompressed_files_are_read(tmp_path, rng):
+    folder = tmp_path / "clinic" / "acute"
+    for number in range(1, 4):
+        write_patient(folder, f"sub-{number:04d}", rng, suffix=".nii")
+    table = take_in(folder, tmp_path / "run")
+    path = files.existing(files.tof_path(tmp_path / "run", table.index[0]))
+    assert path.suffix == ".nii" and nib.load(path).shape == nib.load(path.resolve()).shape
+
+
+@pytest.mark.parametrize(("name", "message"), [("tmax", "has no tmax map"), ("tof", "has no TOF")])
+def test_what_is_missing_is_named_before_anything_is_made(folder, tmp_path, name, message):
+    path = files.tof_path(folder, "sub-0003") if name == "tof" else files.map_path(folder, "sub-0003", name)
+    path.unlink()
+    with pytest.raises(CohortError, match=f"{path}: sub-0003 {message}"):
+        take_in(folder, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.nii.gz"))
+
+
+def test_a_link_never_replaces_a_file_of_its_own(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(CohortError, match="nothing is overwritten"):
+        files.link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "b"
+
+
+def test_without_symbolic_links_hard_ones_are_made(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("a")
+
+    def forbidden(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files.Path, "symlink_to", forbidden)
+    for _ in range(2):
+        files.link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a") and not (tmp_path / "b").is_symlink()
