@@ -1,5 +1,6 @@
 """Cohorts as BIDS folders: where a file lies and how it is checked, read and written."""
 
+import fcntl
 import io
 import json
 import os
@@ -22,6 +23,10 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to write a gzip header
 
 class CohortError(ValueError):
     """Something is wrong with a patient's file; the message names the file and the remedy in one line."""
+
+
+class WriteError(CohortError, OSError):
+    """A result cannot be written: the disk is full, say. What was there before is still there, and nothing half."""
 
 
 @dataclass(frozen=True)
@@ -128,32 +133,32 @@ def source(folder: Path) -> str:
 
 def tof_path(folder: Path, patient: str) -> Path:
     """The native TOF-MRA."""
-    return folder / patient / "anat" / f"{patient}_acq-tof_angio.nii.gz"
+    return _stored(folder / patient / "anat" / f"{patient}_acq-tof_angio.nii.gz")
 
 
 def dsc_path(folder: Path, patient: str) -> Path:
     """The DSC series (x, y, z, time)."""
-    return folder / patient / "perf" / f"{patient}_dsc.nii.gz"
+    return _stored(folder / patient / "perf" / f"{patient}_dsc.nii.gz")
 
 
 def dscref_path(folder: Path, patient: str) -> Path:
     """The DSC reference volume that is co-registered with the TOF."""
-    return folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_desc-ref_dscref.nii.gz"
+    return _stored(folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_desc-ref_dscref.nii.gz")
 
 
 def map_path(folder: Path, patient: str, map_name: str) -> Path:
     """One perfusion map in physical units on the DSC grid."""
-    return folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_{map_name}.nii.gz"
+    return _stored(folder / "derivatives" / "dsc" / patient / "perf" / f"{patient}_{map_name}.nii.gz")
 
 
 def brain_mask_path(folder: Path, patient: str) -> Path:
     """A given brain mask on the TOF grid (optional)."""
-    return folder / "derivatives" / "masks" / patient / "anat" / f"{patient}_desc-brain_mask.nii.gz"
+    return _stored(folder / "derivatives" / "masks" / patient / "anat" / f"{patient}_desc-brain_mask.nii.gz")
 
 
 def lesion_mask_path(folder: Path, patient: str) -> Path:
     """A manual lesion mask (optional)."""
-    return folder / "derivatives" / "lesions" / patient / "perf" / f"{patient}_desc-manual_mask.nii.gz"
+    return _stored(folder / "derivatives" / "lesions" / patient / "perf" / f"{patient}_desc-manual_mask.nii.gz")
 
 
 def truth_path(folder: Path, patient: str, name: str) -> Path:
@@ -165,6 +170,12 @@ def truth_path(folder: Path, patient: str, name: str) -> Path:
 def preprocessed_path(folder: Path, patient: str, name: str) -> Path:
     """A preprocessed volume on the profile's grid: ``tof``, ``mask`` or a map's name."""
     return folder / f"{patient}_{name}.nii.gz"
+
+
+def _stored(path: Path) -> Path:
+    """``path``, which ends in .nii.gz, or its uncompressed twin where there is only that."""
+    plain = path.with_suffix("")
+    return plain if plain.is_file() and not path.is_file() else path
 
 
 # --- reading and checking ---------------------------------------------------------------------------------------------
@@ -278,23 +289,62 @@ def read_volume(path: Path, *, ndim: int = 3) -> nib.Nifti1Image:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
+
+    The lock belongs to the open folder: it needs no file, and it ends with the process, however that ends. A file
+    system that knows no locks (some network ones) is written to without; every single file is still written whole.
+
+    Raises:
+        CohortError: another run holds the folder.
+        WriteError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CohortError(
+                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
+            ) from None
+        except OSError:
+            pass
+        else:
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place only if the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there or choose another folder"
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetition_time_s: float | None = None) -> None:
-    """Write an image as NIfTI: masks as uint8, int16 as it is, all else as float32; lengths in mm, time in s."""
+    """Write an image as NIfTI (.nii.gz or .nii): masks as uint8, int16 as it is, all else as float32; mm and s."""
     kinds = {"b": np.uint8, "u": np.uint8, "i": np.int16}
     image = nib.Nifti1Image(np.asarray(array, dtype=kinds.get(np.asarray(array).dtype.kind, np.float32)), affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -302,6 +352,8 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetitio
         image.header.set_zooms((*image.header.get_zooms()[:3], repetition_time_s))
     raw = io.BytesIO()
     image.to_file_map({"image": nib.FileHolder(fileobj=raw), "header": nib.FileHolder(fileobj=raw)})
+    if Path(path).suffix == ".nii":
+        return write_bytes(path, raw.getvalue())
     # Noise does not compress: looking for runs alone is twice as fast as zlib's quickest search, for 3 % more bytes.
     # The gzip header has no time and no name, so the same image gives the same bytes.
     pack = zlib.compressobj(1, zlib.DEFLATED, GZIP_WINDOW, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
