@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 from nibabel.affines import apply_affine, from_matvec
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 from scipy import ndimage
@@ -282,12 +283,28 @@ def test_an_unknown_skull_strip_names_the_known_ones(source, tmp_path):
 
 
 def test_one_worker_and_two_write_the_same_bytes(source, tmp_path):
-    one = preprocess.preprocess_cohort(source, tmp_path / "one", settings=SETTINGS, jobs=1)
-    two = preprocess.preprocess_cohort(source, tmp_path / "two", settings=SETTINGS, jobs=2)
+    first, second = tmp_path / "one" / "run" / "acute", tmp_path / "two" / "run" / "acute"
+    one = preprocess.preprocess_cohort(source, first, settings=SETTINGS, jobs=1)
+    two = preprocess.preprocess_cohort(source, second, settings=SETTINGS, jobs=2)
     pd.testing.assert_frame_equal(one, two)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert (tmp_path / "one" / "participants.tsv").read_bytes() == (source / "participants.tsv").read_bytes()
-    assert list(pd.read_csv(tmp_path / "one" / "qc.csv").participant_id) == ["sub-0001", "sub-0002"]
+    assert contents(first) == contents(second)
+    assert (first / "participants.tsv").read_bytes() == (source / "participants.tsv").read_bytes()
+    assert list(pd.read_csv(first / "qc.csv").participant_id) == ["sub-0001", "sub-0002"]
+
+
+def test_the_bias_field_does_not_depend_on_the_number_of_threads(rng):
+    parts = images(rng)
+    brain = np.asarray(parts["brain"].dataobj) > 0
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for threads in (1, 3):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            found.append(np.asarray(preprocess.correct_bias(parts["tof"], brain, mm=4.0).dataobj))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert np.array_equal(*found)
 
 
 def test_only_what_changed_or_is_incomplete_is_done_again(source, tmp_path, monkeypatch, rng):

@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from tqdm.auto import tqdm
 
@@ -23,7 +24,28 @@ from tof2perf.profiles import PreprocessingProfile
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
 
+INPUTS = "inputs.json"  # what the training patients' TOFs were like, and how they were prepared
+PERCENTILES = (5, 25, 75, 95, 99)  # of a prepared TOF in the brain; its median is 1 by definition
+
 Quality = dict[str, str | float]
+
+
+class PreparedTof(NamedTuple):
+    """A TOF as the networks want it, but for its unit.
+
+    Attributes:
+        corrected: bias-corrected, skull included, at its own resolution.
+        brain: boolean mask of the same shape.
+        values: brain (x, y, z) on the grid of the network, 0 outside ``mask``, in the units of the original.
+        mask: boolean mask on that grid.
+        affine: of that grid, (4, 4).
+    """
+
+    corrected: nib.Nifti1Image
+    brain: np.ndarray
+    values: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
 
 
 def preprocess_cohort(
@@ -38,7 +60,8 @@ def preprocess_cohort(
 
     Args:
         cohort_folder: BIDS folder to read.
-        out_folder: folder for the preprocessed volumes, ``qc.csv`` and a copy of ``participants.tsv``.
+        out_folder: folder for the preprocessed volumes, ``qc.csv``, a copy of ``participants.tsv``, and what
+            :func:`record_inputs` says of the training patients.
         settings: see :func:`preprocess_patient`.
         maps: names of the perfusion maps.
         jobs: worker processes, one thread each; all available cores by default. Results do not depend on it.
@@ -47,20 +70,32 @@ def preprocess_cohort(
         One row of quality control a patient, indexed by ``participant_id`` in the order of ``participants.tsv``.
 
     Raises:
-        CohortError: the first patient who cannot be preprocessed. Missing files are found before any work starts.
+        CohortError: the first patient who cannot be preprocessed, or another run at work in ``out_folder``. Missing
+            files are found before any work starts.
     """
     cohort_folder, out_folder = Path(cohort_folder), Path(out_folder)
-    patients = cohort.read_participants(cohort_folder).index
+    participants = cohort.read_participants(cohort_folder)
+    patients = participants.index
     for patient in patients:
         _inputs(cohort_folder, patient, maps)
     work = joblib.delayed(preprocess_patient)
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1)
-        results = pool(work(cohort_folder, name, out_folder, settings=settings, maps=maps) for name in patients)
-        rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
-    table = pd.DataFrame(rows, index=patients)
-    cohort.write_table(out_folder / "qc.csv", table, index=True)
-    cohort.write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
+    with cohort.locked(out_folder):
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1)
+            results = pool(work(cohort_folder, name, out_folder, settings=settings, maps=maps) for name in patients)
+            rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
+        table = pd.DataFrame(rows, index=patients)
+        described = (cohort_folder / "dataset_description.json").is_file()
+        trained = patients[participants.split == "train"]
+        record_inputs(
+            out_folder,
+            {name: cohort.tof_path(cohort_folder, name) for name in trained},
+            settings=settings,
+            source=cohort.source(cohort_folder) if described else "a cohort without description",
+            brain_ml=table.brain_ml.to_dict(),
+        )
+        cohort.write_table(out_folder / "qc.csv", table, index=True)
+        cohort.write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
     return table
 
 
@@ -105,8 +140,9 @@ def preprocess_patient(
     # The order of storage is settled once, here; from now on only world positions count.
     images = {name: nib.as_closest_canonical(cohort.read_volume(path)) for name, path in paths.items()}
     support = _support({name: images[name] for name in maps}, paths)
-    brain = skullstrip.strip_skull(images["tof"], method=method, given=images.get("brain"), source=paths["tof"])
-    tof = correct_bias(images["tof"], brain, mm=settings.n4_mm)
+    tof, brain, values, mask, affine = prepare_tof(
+        images["tof"], settings=settings, method=method, given=images.get("brain"), source=paths["tof"]
+    )
     try:
         motion, information = spatial.register(tof, brain, images["dscref"], mm=settings.registration_mm)
     except RuntimeError:  # ITK's word for volumes that do not overlap
@@ -114,8 +150,7 @@ def preprocess_patient(
             f"{paths['dscref']}: cannot be aligned with the TOF; check that both affines are in one scanner space"
         ) from None
 
-    values, mask = spatial.resize_masked(np.asarray(tof.dataobj), brain, settings.shape)
-    grid = nib.Nifti1Image(values, spatial.resized_affine(tof, settings.shape))
+    grid = nib.Nifti1Image(values, affine)
     arrays, covered = spatial.resample_masked({name: images[name] for name in maps}, support, grid, motion)
     coverage = float((mask & covered).sum() / max(mask.sum(), 1))
     if coverage < SMALLEST_COVERAGE:
@@ -142,6 +177,36 @@ def preprocess_patient(
     return quality
 
 
+def prepare_tof(
+    tof: nib.Nifti1Image,
+    *,
+    settings: PreprocessingProfile,
+    method: str,
+    given: nib.Nifti1Image | None = None,
+    source: Path | str = "TOF",
+) -> PreparedTof:
+    """Take the skull and the bias field off a TOF and bring it onto the grid of the network.
+
+    Training and prediction share these steps. What remains is to divide by the median of the brain.
+
+    Args:
+        tof: volume (x, y, z) in closest canonical orientation.
+        settings: as for :func:`preprocess_patient`.
+        method: see :func:`tof2perf.skullstrip.strip_skull`.
+        given: brain mask for the method ``given``.
+        source: file named in errors.
+
+    Raises:
+        CohortError: no brain was found.
+    """
+    brain = skullstrip.strip_skull(tof, method=method, given=given, source=source)
+    corrected = correct_bias(tof, brain, mm=settings.n4_mm)
+    values, mask = spatial.resize_masked(np.asarray(corrected.dataobj), brain, settings.shape)
+    if not mask.any():
+        raise cohort.CohortError(f"{source}: its brain is smaller than a voxel of {settings.shape}; check its affine")
+    return PreparedTof(corrected, brain, values, mask, spatial.resized_affine(corrected, settings.shape))
+
+
 def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.Nifti1Image:
     """Divide a TOF by its smooth intensity bias: N4 (Tustison 2010, doi 10.1109/TMI.2010.2046908).
 
@@ -162,11 +227,83 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
     grid = spatial.resized_affine(tof, shape)
     image = spatial.to_itk(np.where(mask, coarse, np.float32(middle)), grid)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
-    n4.Execute(image, spatial.to_itk(mask, grid))
+    # The filters inside N4 take the global number of threads, and with it their order of summation.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        n4.SetNumberOfThreads(1)
+        n4.Execute(image, spatial.to_itk(mask, grid))
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
     return nib.Nifti1Image(values * np.exp(-spatial.resize(field, values.shape)), tof.affine)
+
+
+# --- what TOFs are like -----------------------------------------------------------------------------------------------
+
+
+def record_inputs(
+    folder: Path,
+    tofs: Mapping[str, Path],
+    *,
+    settings: PreprocessingProfile,
+    source: str,
+    brain_ml: Mapping[str, float] | None = None,
+) -> None:
+    """Write into a preprocessed cohort how its TOFs were prepared and the ranges of what those for training are like.
+
+    Whoever predicts from another TOF can then prepare it alike and see whether the network has met its like.
+
+    Args:
+        folder: preprocessed cohort.
+        tofs: the original TOFs of the training patients.
+        settings: as for :func:`preprocess_patient`.
+        source: whose patients they are, :func:`tof2perf.cohort.source`.
+        brain_ml: volume of each patient's brain in the TOF; by default that of the preprocessed mask.
+    """
+    rows = []
+    for patient, path in tofs.items():
+        tof, mask = (cohort.read_volume(cohort.preprocessed_path(folder, patient, name)) for name in ("tof", "mask"))
+        inside = np.asarray(mask.dataobj) > 0
+        volume = brain_ml[patient] if brain_ml else float(inside.sum()) * spatial.voxel_ml(mask)
+        rows.append(describe(np.asarray(tof.dataobj), inside, tof.affine, original=nib.load(path), brain_ml=volume))
+    ranges = {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in (rows or [{}])[0]}
+    content = {
+        "cohort": folder.name,
+        "run": folder.parent.name,
+        "source": source,
+        "settings": asdict(settings),
+        "patients": len(rows),
+        "ranges": ranges,
+    }
+    cohort.write_json(folder / INPUTS, content)
+
+
+def describe(
+    tof: np.ndarray, mask: np.ndarray, affine: np.ndarray, *, original: nib.Nifti1Image, brain_ml: float
+) -> dict[str, float]:
+    """Say in a few numbers what a TOF is like.
+
+    Args:
+        tof: prepared TOF (x, y, z) in medians of its brain, on a grid that fills the original's field of view.
+        mask: boolean brain mask (x, y, z).
+        affine: of that grid, (4, 4).
+        original: the TOF as it came; only its header is read.
+        brain_ml: volume of the brain in it.
+
+    Returns:
+        ``intensity_pXX``, percentiles in the brain (medians); ``brain_ml``; ``extent_x_mm``, y and z of the field of
+        view; ``voxel_x_mm``, y and z of the original, gaps between slices included. x runs left to right, z upwards.
+    """
+    levels = np.percentile(tof[mask], PERCENTILES)
+    extent = voxel_sizes(affine) * tof.shape
+    voxel = voxel_sizes(original.affine)[nib.io_orientation(original.affine)[:, 0].argsort()]
+    found = {f"intensity_p{share:02}": level for share, level in zip(PERCENTILES, levels, strict=True)}
+    found["brain_ml"] = brain_ml
+    found |= {f"extent_{axis}_mm": mm for axis, mm in zip("xyz", extent, strict=True)}
+    found |= {f"voxel_{axis}_mm": mm for axis, mm in zip("xyz", voxel, strict=True)}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 # --- checks and small geometry ---------------------------------------------------------------------------------------
