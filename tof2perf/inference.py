@@ -23,13 +23,14 @@ def load_generator(model_folder: Path, *, device: torch.device | str = "cpu") ->
     except WeightsError as error:
         raise WeightsError(f"{error}; train the model first (02-train)") from None
     network = header["network"]
-    generator = UNetGenerator(
-        levels=network["levels"],
-        filters=network["generator_filters"],
-        maps=len(chosen_maps(header["map"])),
-        mirrored=network["input"] == "tof+mirror",
-    )
-    generator.load_state_dict(tensors)
+    with torch.device("meta"):  # layers without memory: at full size, first weights would take seconds and 0.7 GB
+        generator = UNetGenerator(
+            levels=network["levels"],
+            filters=network["generator_filters"],
+            maps=len(chosen_maps(header["map"])),
+            mirrored=network["input"] == "tof+mirror",
+        )
+    generator.load_state_dict(tensors, assign=True)
     return generator.to(device).eval()
 
 
