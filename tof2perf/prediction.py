@@ -136,7 +136,7 @@ def predict(
         for warning in warnings:
             if progress:
                 steps.write(f"warning: {warning}", file=sys.stderr)
-        facts = {
+        facts: dict[str, Any] = {
             "ResearchUse": RESEARCH_USE,
             "Sources": [path.name for path in paths.values()],
             "SourcesSHA256": [_sha256(path) for path in paths.values()],
