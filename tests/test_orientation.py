@@ -213,8 +213,8 @@ def fine(weights, tmp_path_factory):
 @pytest.mark.parametrize("scan", SCANS)
 def test_an_oblique_scan_shows_the_same_tissue_at_the_same_place(tmp_path, rng, weights, points, fine, scan):
     # The grid of the network fills another field of view for each scan, with voxels of 6 to 10 mm that average other
-    # tissue, and registration leaves some tenths of a millimetre: the maps differed by up to 0.04 of their amplitude, the
-    # TOF by 0.03. A head shifted by 6 mm would differ by 0.13 and 0.05, one whose left is right by 0.25 and 0.10.
+    # tissue, and registration leaves some tenths of a millimetre: the maps differed by up to 0.04 of their amplitude,
+    # the TOF by 0.03. A head shifted by 6 mm would differ by 0.13 and 0.05, one whose left is right by 0.25 and 0.10.
     lattice, brain, deep = points
     found = outcome(tmp_path, SCANS[scan], weights, rng)
     for name in ("mask", "mask put back"):

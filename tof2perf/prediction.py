@@ -1,5 +1,6 @@
 """One scan: from any TOF and trained weights to perfusion maps in physical units, on the TOF's own grid."""
 
+import functools
 import hashlib
 import json
 import os
@@ -120,8 +121,8 @@ def predict(
             raise PredictionError(f"{path}: would be overwritten; choose another folder for the maps")
     images = {name: cohort.read_volume(path) for name, path in paths.items()}
     original = images["tof"]
-    steps = tqdm(total=2 + len(models), desc="skull and bias", disable=not progress)
-    with cohort.locked(out), steps, _staging(out) as staging:
+    bar = functools.partial(tqdm, total=2 + len(models), desc="skull and bias", disable=not progress)
+    with cohort.locked(out), _staging(out) as staging, bar() as steps:
         prepared = prepare_tof(
             nib.as_closest_canonical(original),
             settings=settings,
