@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from test_preprocess import SETTINGS, images, write
 from tof2perf import cohort, preprocess, spatial
 from tof2perf.__main__ import main
 from tof2perf.dataset import load_pair
+from tof2perf.execution import run_notebook
 from tof2perf.inference import generate, load_generator
 from tof2perf.maps import MAPS, get_map
 from tof2perf.networks import UNetGenerator
 from tof2perf.prediction import RESEARCH_USE, PredictionError, find_models, predict, unlike
 from tof2perf.weights import WeightsError, write_tensors
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SIZE = {"levels": 2, "generator_filters": 2, "input": "tof+mirror"}
 
 
@@ -304,7 +307,7 @@ def test_the_command_line_predicts_and_shows_progress_and_warnings(models, scan,
     command = [sys.executable, "-m", "tof2perf", "predict", scan[0], "--weights", models, "--cohort", "acute"]
     done = subprocess.run(
         [*command, "--brain", scan[1], "--maps", "tmax", "cbf", "--out", tmp_path / "out"],
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
@@ -324,3 +327,16 @@ def test_the_record_must_be_sound(models, scan, tmp_path):
     cohort.write_json(folder / preprocess.INPUTS, record)
     with pytest.raises(PredictionError, match=r"inputs\.json: cannot be read"):
         predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
+
+
+def test_the_page_on_one_scan_runs_alone_and_shows_the_maps_beside_the_tof(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    page, target = REPOSITORY / "notebooks" / "predict.ipynb", tmp_path / "predict.ipynb"
+    run_notebook(page, target, parameters={"out": str(tmp_path / "maps")}, failed=tmp_path / "failed.ipynb")
+    assert len(list((tmp_path / "maps").glob("sub-0007_desc-generated_*.json"))) == 5
+    tmax = np.ma.masked_equal(nib.load(tmp_path / "maps" / "sub-0007_desc-generated_tmax.nii.gz").get_fdata(), 0)
+    assert abs(tmax[:8].mean() - tmax[8:].mean()) > 2  # s: the generator has found the side whose vessel is missing
+    outputs = [output for cell in nbformat.read(target, 4).cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
+    text = "".join(output.get("text", "") for output in outputs)
+    assert f"weights: example volumes, no patients, run example, example. {RESEARCH_USE}" in text

@@ -243,8 +243,9 @@ def _settings(model: Path, record: dict[str, Any] | None, profile: str) -> Prepr
 
 def _run(model: Path) -> tuple[Path, str] | None:
     """Root and run of a model that lies where training put it, ``<root>/results/<run>/models/<cohort>_<map>``."""
-    *_, results, run, models, _ = ("", "", "", *model.resolve().parts)
-    return (model.resolve().parents[3], run) if (results, models) == ("results", "models") else None
+    path = Path(os.path.abspath(model))  # as it is called: a link to results stands where its data stand
+    *_, results, run, models, _ = ("", "", "", *path.parts)
+    return (path.parents[3], run) if (results, models) == ("results", "models") else None
 
 
 def _label(model: Path, record: dict[str, Any] | None) -> str:
