@@ -15,6 +15,7 @@ from test_prediction import write_model
 from test_preprocess import SETTINGS, images, write
 
 from tof2perf import cohort, preprocess
+from tof2perf.execution import ExecutionError, run_notebook
 from tof2perf.prediction import predict
 
 HERE = Path(__file__).resolve().parent
@@ -75,6 +76,7 @@ def source(tmp_path_factory):
     for patient in PATIENTS:
         write(folder, patient, images(rng))
     rows = "".join(f"{patient}\ttrain\n" for patient in PATIENTS)
+    cohort.write_json(folder / "dataset_description.json", {"Name": "clinic"})
     cohort.write_text(folder / "participants.tsv", f"participant_id\tsplit\n{rows}")
     for path in [folder, *folder.rglob("*")]:
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
@@ -205,6 +207,19 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(so
         first.communicate()
     preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
     assert contents(out) == contents(finished)
+
+
+def test_a_notebook_run_by_hand_is_refused_too(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parent))
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "acute").symlink_to(source)
+    place = cohort.Workspace("smoke", tmp_path, str(own)).preprocessed("acute")
+    given = {"profile": "smoke", "root": str(tmp_path), "data": str(own), "cohort": "acute"}
+    page, failed = HERE.parent / "notebooks" / "01-preprocess.ipynb", tmp_path / "failed.ipynb"
+    with cohort.locked(place), pytest.raises(ExecutionError, match="another run is writing here; wait until it has"):
+        run_notebook(page, tmp_path / "executed.ipynb", parameters=given, failed=failed)
+    assert not any(place.iterdir())
 
 
 def test_a_folder_is_free_again_after_a_run_that_failed(tmp_path):

@@ -77,7 +77,13 @@ def weights(tmp_path_factory):
     )
     size = {"levels": 2, "generator_filters": 2, "input": "tof+mirror"}
     write_tensors(folder / "generator.safetensors", network.state_dict(), {"network": size, "map": "all"})
-    record = {"run": "test", "source": "own data", "settings": dataclasses.asdict(COARSE), "ranges": {}}
+    record = {
+        "run": "test",
+        "source": "own data",
+        "settings": dataclasses.asdict(COARSE),
+        "ranges": {},
+        "skull_strip": [],
+    }
     cohort.write_json(folder / preprocess.INPUTS, record)
     return folder
 

@@ -242,6 +242,16 @@ def test_a_scan_unlike_the_training_data_is_warned_about(models, tmp_path, chang
     assert json.loads((tmp_path / "out" / "tof_desc-generated_cbf.json").read_text())["Warnings"] == made.warnings
 
 
+def test_another_way_to_find_the_brain_than_in_training_is_told(models, scan, tmp_path):
+    folder = write_model(tmp_path / "acute_tmax", "tmax")
+    record = json.loads((models.parents[2] / "data/preprocessed/smoke/acute" / preprocess.INPUTS).read_text())
+    assert record["skull_strip"] == ["given"]
+    cohort.write_json(folder / preprocess.INPUTS, record | {"skull_strip": ["synthstrip"], "source": "own data clinic"})
+    made = predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
+    assert made.warnings == ["the brain was found otherwise (given) than for training (synthstrip)"]
+    assert made.label == "own data clinic, run smoke, acute"
+
+
 def test_the_range_is_widened_by_half_of_itself_or_a_tenth_of_the_value():
     record = {"ranges": {"brain_ml": [1000.0, 1400.0], "voxel_x_mm": [1.0, 1.0]}}
     assert unlike({"brain_ml": 1590.0, "voxel_x_mm": 1.09}, record) == []

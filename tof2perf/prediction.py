@@ -133,7 +133,7 @@ def predict(
         steps.update()
         values = prepared.values / np.median(prepared.values[prepared.mask])
         label = _label(models[0].folder, record)
-        warnings = [*_doubts(record), *unlike(_describe(prepared, values, original), record)]
+        warnings = [*_doubts(record, method), *unlike(_describe(prepared, values, original), record)]
         for warning in warnings:
             if progress:
                 steps.write(f"warning: {warning}", file=sys.stderr)
@@ -278,17 +278,22 @@ def unlike(found: dict[str, float], record: dict[str, Any] | None) -> list[str]:
     return sentences
 
 
-def _doubts(record: dict[str, Any] | None) -> list[str]:
+def _doubts(record: dict[str, Any] | None, method: str) -> list[str]:
     if record is None:
         return ["these weights do not say what their training data were like: the TOF could not be compared with them"]
+    found = []
     if record["source"].startswith("simulated"):
-        return ["the weights learned from simulated patients: what they make of a real scan is a demonstration only"]
-    return []
+        found.append(
+            "the weights learned from simulated patients: what they make of a real scan is a demonstration only"
+        )
+    if record["skull_strip"] and method not in record["skull_strip"]:
+        found.append(f"the brain was found otherwise ({method}) than for training ({', '.join(record['skull_strip'])})")
+    return found
 
 
 def _describe(prepared: PreparedTof, values: np.ndarray, original: nib.Nifti1Image) -> dict[str, float]:
     volume = float(prepared.brain.sum()) * spatial.voxel_ml(prepared.corrected)
-    return describe(values, prepared.mask, prepared.affine, original=original, brain_ml=volume)
+    return describe(values, prepared.mask, prepared.affine, original=original.affine, brain_ml=volume)
 
 
 # --- what is written -------------------------------------------------------------------------------------------------

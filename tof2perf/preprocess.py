@@ -92,7 +92,7 @@ def preprocess_cohort(
             {name: cohort.tof_path(cohort_folder, name) for name in trained},
             settings=settings,
             source=cohort.source(cohort_folder) if described else "a cohort without description",
-            brain_ml=table.brain_ml.to_dict(),
+            quality=table,
         )
         cohort.write_table(out_folder / "qc.csv", table, index=True)
         cohort.write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
@@ -249,7 +249,7 @@ def record_inputs(
     *,
     settings: PreprocessingProfile,
     source: str,
-    brain_ml: Mapping[str, float] | None = None,
+    quality: pd.DataFrame | None = None,
 ) -> None:
     """Write into a preprocessed cohort how its TOFs were prepared and the ranges of what those for training are like.
 
@@ -260,20 +260,23 @@ def record_inputs(
         tofs: the original TOFs of the training patients.
         settings: as for :func:`preprocess_patient`.
         source: whose patients they are, :func:`tof2perf.cohort.source`.
-        brain_ml: volume of each patient's brain in the TOF; by default that of the preprocessed mask.
+        quality: the patients' quality control. Without it the preprocessed masks tell the volume of each brain, and
+            nothing tells how it was found.
     """
     rows = []
     for patient, path in tofs.items():
         tof, mask = (cohort.read_volume(cohort.preprocessed_path(folder, patient, name)) for name in ("tof", "mask"))
         inside = np.asarray(mask.dataobj) > 0
-        volume = brain_ml[patient] if brain_ml else float(inside.sum()) * spatial.voxel_ml(mask)
-        rows.append(describe(np.asarray(tof.dataobj), inside, tof.affine, original=nib.load(path), brain_ml=volume))
+        volume = float(inside.sum()) * spatial.voxel_ml(mask) if quality is None else quality.brain_ml[patient]
+        original = nib.load(path).affine
+        rows.append(describe(np.asarray(tof.dataobj), inside, tof.affine, original=original, brain_ml=volume))
     ranges = {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in (rows or [{}])[0]}
     content = {
         "cohort": folder.name,
         "run": folder.parent.name,
         "source": source,
         "settings": asdict(settings),
+        "skull_strip": [] if quality is None else sorted(quality.skull_strip[list(tofs)].unique()),
         "patients": len(rows),
         "ranges": ranges,
     }
@@ -281,7 +284,7 @@ def record_inputs(
 
 
 def describe(
-    tof: np.ndarray, mask: np.ndarray, affine: np.ndarray, *, original: nib.Nifti1Image, brain_ml: float
+    tof: np.ndarray, mask: np.ndarray, affine: np.ndarray, *, original: np.ndarray, brain_ml: float
 ) -> dict[str, float]:
     """Say in a few numbers what a TOF is like.
 
@@ -289,7 +292,7 @@ def describe(
         tof: prepared TOF (x, y, z) in medians of its brain, on a grid that fills the original's field of view.
         mask: boolean brain mask (x, y, z).
         affine: of that grid, (4, 4).
-        original: the TOF as it came; only its header is read.
+        original: affine of the TOF as it came, (4, 4).
         brain_ml: volume of the brain in it.
 
     Returns:
@@ -298,7 +301,7 @@ def describe(
     """
     levels = np.percentile(tof[mask], PERCENTILES)
     extent = voxel_sizes(affine) * tof.shape
-    voxel = voxel_sizes(original.affine)[nib.io_orientation(original.affine)[:, 0].argsort()]
+    voxel = voxel_sizes(original)[nib.io_orientation(original)[:, 0].argsort()]
     found = {f"intensity_p{share:02}": level for share, level in zip(PERCENTILES, levels, strict=True)}
     found["brain_ml"] = brain_ml
     found |= {f"extent_{axis}_mm": mm for axis, mm in zip("xyz", extent, strict=True)}
