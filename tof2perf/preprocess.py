@@ -268,7 +268,7 @@ def record_inputs(
         tof, mask = (cohort.read_volume(cohort.preprocessed_path(folder, patient, name)) for name in ("tof", "mask"))
         inside = np.asarray(mask.dataobj) > 0
         volume = float(inside.sum()) * spatial.voxel_ml(mask) if quality is None else quality.brain_ml[patient]
-        original = nib.load(path).affine
+        original = nib.Nifti1Image.from_filename(path).affine
         rows.append(describe(np.asarray(tof.dataobj), inside, tof.affine, original=original, brain_ml=volume))
     ranges = {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in (rows or [{}])[0]}
     content = {
