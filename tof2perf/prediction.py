@@ -29,9 +29,10 @@ from tof2perf.weights import read_header
 
 RESEARCH_USE = "Research use only. Made by a neural network, not measured: not for diagnosis or treatment."
 # A value counts as unlike the training data when it leaves their range by more than this share of the range, or of the
-# value itself where all training patients have the same, as one scanner's voxels do (both assumptions).
+# value itself where training patients are all but equal, as one scanner's voxels are (assumptions; none of 40 simulated
+# patients who were held out was warned about).
 RANGE_MARGIN = 0.5
-VALUE_MARGIN = 0.1
+VALUE_MARGIN = {"intensity": 0.02, "brain": 0.1, "extent": 0.1, "voxel": 0.1}
 WORDS = {
     "intensity": "the {0}th percentile of brain intensity (medians)",
     "brain": "the brain in the field of view (ml)",
@@ -218,7 +219,7 @@ def read_record(model: Path) -> dict[str, Any] | None:
                 record["settings"] = PreprocessingProfile(
                     **(record["settings"] | {"shape": tuple(record["settings"]["shape"])})
                 )
-                return record | {"ranges": dict(record["ranges"])}
+                return {key: record[key] for key in ("run", "source", "settings", "skull_strip", "ranges")}
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise PredictionError(f"{path}: cannot be read ({error!r}); preprocess the cohort again") from None
     return None
@@ -268,12 +269,12 @@ def unlike(found: dict[str, float], record: dict[str, Any] | None) -> list[str]:
     """
     sentences = []
     for name, (low, high) in (record["ranges"] if record else {}).items():
-        margin = max(RANGE_MARGIN * (high - low), VALUE_MARGIN * abs(high))
-        if name in found and not low - margin <= found[name] <= high + margin:
-            kind, _, rest = name.partition("_")
-            detail = rest.split("_")[0].lstrip("p")
+        kind, _, rest = name.partition("_")
+        margin = max(RANGE_MARGIN * (high - low), VALUE_MARGIN[kind] * abs(high))
+        if not low - margin <= found[name] <= high + margin:
+            detail = rest.split("_")[0].lstrip("p0")
             sentences.append(
-                f"{WORDS[kind].format(detail)} is {found[name]:.3g}; in the training data {low:.3g} to {high:.3g}"
+                f"{WORDS[kind].format(detail)} is {found[name]:.4g}; in the training data {low:.4g} to {high:.4g}"
             )
     return sentences
 
