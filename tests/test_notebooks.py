@@ -14,9 +14,10 @@ from tof2perf import fingerprints, steps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
-PAPER = sorted(FOLDER.glob("*.ipynb"))
+PAPER = sorted(FOLDER.glob("[0-9]*.ipynb"))  # the steps of the paper are numbered
+ALONE = [FOLDER / "predict.ipynb"]  # no step: it is given a scan
 EXPLORE = sorted(FOLDER.glob("explore/*.ipynb"))
-ALL = PAPER + EXPLORE
+ALL = PAPER + ALONE + EXPLORE
 COMPUTING = {"tof2perf.training", "tof2perf.inference.generate"}  # reading a network to draw it is no computing
 PLOTTING = {"tof2perf.figures", "matplotlib", "seaborn"}
 
@@ -63,6 +64,7 @@ def planned_steps() -> list[steps.Step]:
 
 
 def test_there_are_notebooks():
+    assert sorted(FOLDER.glob("*.ipynb")) == sorted(PAPER + ALONE)
     names = [path.stem for path in PAPER]
     assert names[:4] == ["00-simulate", "01-preprocess", "02-train", "03-evaluate"]
     assert {"04-dice", "05-table1", "06-figure1", "07-figure2", "08-figure3", "09-figure4", "10-appendix4"} <= set(

@@ -1,6 +1,7 @@
 """Preprocessing: geometry that can be known in advance, bad input, and the real tools on a small made-up head."""
 
 import dataclasses
+import json
 import os
 import stat
 
@@ -8,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 from nibabel.affines import apply_affine, from_matvec
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 from scipy import ndimage
@@ -186,24 +188,6 @@ def test_maps_land_where_the_tof_shows_the_same_tissue(source, tmp_path):
     assert quality["coverage"] > 0.9
 
 
-@pytest.mark.parametrize(
-    "orientation", [[[0, -1], [1, 1], [2, 1]], [[1, 1], [0, 1], [2, -1]], [[2, -1], [0, 1], [1, -1]]]
-)
-def test_the_order_in_which_axes_are_stored_changes_nothing(source, tmp_path, rng, orientation):
-    parts = images(rng)
-    write(source, "sub-0001", parts)
-    write(source, "sub-0002", {name: image.as_reoriented(orientation) for name, image in parts.items()})
-    for patient in ("sub-0001", "sub-0002"):
-        preprocess.preprocess_patient(source, patient, tmp_path / "out", settings=SETTINGS)
-    for name in ("tof", "mask", *MAPS):
-        first, second = (
-            cohort.read_volume(cohort.preprocessed_path(tmp_path / "out", patient, name))
-            for patient in ("sub-0001", "sub-0002")
-        )
-        np.testing.assert_allclose(second.affine, first.affine, atol=1e-4)
-        np.testing.assert_allclose(second.get_fdata(), first.get_fdata(), atol=1e-3)
-
-
 def test_brain_without_maps_is_left_out_of_the_mask(source, tmp_path, rng):
     parts = images(rng)
     for name in MAPS:
@@ -282,12 +266,28 @@ def test_an_unknown_skull_strip_names_the_known_ones(source, tmp_path):
 
 
 def test_one_worker_and_two_write_the_same_bytes(source, tmp_path):
-    one = preprocess.preprocess_cohort(source, tmp_path / "one", settings=SETTINGS, jobs=1)
-    two = preprocess.preprocess_cohort(source, tmp_path / "two", settings=SETTINGS, jobs=2)
+    first, second = tmp_path / "one" / "run" / "acute", tmp_path / "two" / "run" / "acute"
+    one = preprocess.preprocess_cohort(source, first, settings=SETTINGS, jobs=1)
+    two = preprocess.preprocess_cohort(source, second, settings=SETTINGS, jobs=2)
     pd.testing.assert_frame_equal(one, two)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert (tmp_path / "one" / "participants.tsv").read_bytes() == (source / "participants.tsv").read_bytes()
-    assert list(pd.read_csv(tmp_path / "one" / "qc.csv").participant_id) == ["sub-0001", "sub-0002"]
+    assert contents(first) == contents(second)
+    assert (first / "participants.tsv").read_bytes() == (source / "participants.tsv").read_bytes()
+    assert list(pd.read_csv(first / "qc.csv").participant_id) == ["sub-0001", "sub-0002"]
+
+
+def test_the_bias_field_does_not_depend_on_the_number_of_threads(rng):
+    parts = images(rng)
+    brain = np.asarray(parts["brain"].dataobj) > 0
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for threads in (1, 3):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            found.append(np.asarray(preprocess.correct_bias(parts["tof"], brain, mm=4.0).dataobj))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    assert np.array_equal(*found)
 
 
 def test_only_what_changed_or_is_incomplete_is_done_again(source, tmp_path, monkeypatch, rng):
@@ -306,6 +306,21 @@ def test_only_what_changed_or_is_incomplete_is_done_again(source, tmp_path, monk
     assert len(done) == 2
     preprocess.preprocess_cohort(source, out, settings=dataclasses.replace(SETTINGS, n4_mm=14.0), jobs=1)
     assert len(done) == 4
+
+
+def test_what_the_training_tofs_were_like_is_kept_and_the_test_patients_do_not_enter(source, tmp_path, rng):
+    parts = images(rng)
+    tof = parts["tof"].slicer[:, :, 3:27]
+    write(source, "sub-0002", parts | {"tof": tof})  # a test patient with a shorter field of view
+    table = preprocess.preprocess_cohort(source, tmp_path / "run" / "acute", settings=SETTINGS, jobs=1)
+    record = json.loads((tmp_path / "run" / "acute" / cohort.INPUTS).read_text())
+    assert (record["run"], record["cohort"], record["patients"]) == ("run", "acute", 1)
+    assert record["settings"] == json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
+    ranges = record["ranges"]
+    assert ranges["extent_z_mm"] == pytest.approx([105, 105])
+    assert ranges["voxel_x_mm"] == [3.5, 3.5]
+    assert ranges["brain_ml"] == [table.brain_ml["sub-0001"]] * 2
+    assert ranges["intensity_p25"][0] < 1 < ranges["intensity_p75"][0] < ranges["intensity_p99"][0]
 
 
 # --- skull stripping -------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Cohorts as BIDS folders: where a file lies and how it is checked, read and written."""
 
+import fcntl
 import io
 import json
 import os
@@ -19,12 +20,18 @@ from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
 
 DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
+# Of a preprocessed cohort: how its inputs were prepared, and the ranges of what the training patients' were like.
+INPUTS = "inputs.json"
 SPLITS = ("train", "validation", "test")
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to write a gzip header
 
 
 class CohortError(ValueError):
     """Something is wrong with a patient's file; the message names the file and the remedy in one line."""
+
+
+class WriteError(CohortError, OSError):
+    """A result cannot be written: the disk is full, say. What was there before is still there, and nothing half."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def _place(folder: Path, patient: str) -> Path:
 def input_path(folder: Path, patient: str, modality: str = "tof") -> Path:
     """The network's input: the native TOF-MRA, or ``sub-XXXX_<modality>`` for another."""
     suffix = {"tof": "acq-tof_angio"}.get(modality, modality)
-    return _place(folder, patient) / "anat" / f"{patient}_{suffix}.nii.gz"
+    return existing(_place(folder, patient) / "anat" / f"{patient}_{suffix}.nii.gz")
 
 
 def tof_path(folder: Path, patient: str) -> Path:
@@ -210,27 +217,27 @@ def tof_path(folder: Path, patient: str) -> Path:
 
 def dsc_path(folder: Path, patient: str) -> Path:
     """The DSC series (x, y, z, time)."""
-    return _place(folder, patient) / "perf" / f"{patient}_dsc.nii.gz"
+    return existing(_place(folder, patient) / "perf" / f"{patient}_dsc.nii.gz")
 
 
 def dscref_path(folder: Path, patient: str) -> Path:
     """The DSC reference volume that is co-registered with the TOF."""
-    return _place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_desc-ref_dscref.nii.gz"
+    return existing(_place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_desc-ref_dscref.nii.gz")
 
 
 def map_path(folder: Path, patient: str, map_name: str) -> Path:
     """One perfusion map in physical units on the DSC grid."""
-    return _place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_{map_name}.nii.gz"
+    return existing(_place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_{map_name}.nii.gz")
 
 
 def brain_mask_path(folder: Path, patient: str) -> Path:
     """A given brain mask on the TOF grid (optional)."""
-    return _place(folder / "derivatives" / "masks", patient) / "anat" / f"{patient}_desc-brain_mask.nii.gz"
+    return existing(_place(folder / "derivatives" / "masks", patient) / "anat" / f"{patient}_desc-brain_mask.nii.gz")
 
 
 def lesion_mask_path(folder: Path, patient: str) -> Path:
     """A manual mask of the hypoperfused lesion, on any grid in the space of the maps (optional)."""
-    return _place(folder / "derivatives" / "lesions", patient) / "perf" / f"{patient}_desc-manual_mask.nii.gz"
+    return existing(_place(folder / "derivatives" / "lesions", patient) / "perf" / f"{patient}_desc-manual_mask.nii.gz")
 
 
 def truth_path(folder: Path, patient: str, name: str) -> Path:
@@ -355,19 +362,58 @@ def read_volume(path: Path, *, ndim: int = 3) -> nib.Nifti1Image:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
+
+    The lock belongs to the open folder: it needs no file, and it ends with the process, however that ends. A file
+    system that knows no locks (some network ones) is written to without; every single file is still written whole.
+
+    Raises:
+        CohortError: another run holds the folder.
+        WriteError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CohortError(
+                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
+            ) from None
+        except OSError:
+            pass
+        else:
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place only if the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there or choose another folder"
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:
@@ -396,7 +442,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetition_time_s: float | None = None) -> None:
-    """Write an image as NIfTI: masks as uint8, int16 as it is, all else as float32; lengths in mm, time in s."""
+    """Write an image as NIfTI (.nii.gz or .nii): masks as uint8, int16 as it is, all else as float32; mm and s."""
     kinds = {"b": np.uint8, "u": np.uint8, "i": np.int16}
     image = nib.Nifti1Image(np.asarray(array, dtype=kinds.get(np.asarray(array).dtype.kind, np.float32)), affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -404,6 +450,8 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetitio
         image.header.set_zooms((*image.header.get_zooms()[:3], repetition_time_s))
     raw = io.BytesIO()
     image.to_file_map({"image": nib.FileHolder(fileobj=raw), "header": nib.FileHolder(fileobj=raw)})
+    if Path(path).suffix == ".nii":
+        return write_bytes(path, raw.getvalue())
     # ISA-L packs such images four times as fast as zlib. The gzip header has no time and no name, so the same image
     # gives the same bytes.
     pack = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
@@ -446,7 +494,7 @@ def require_maps(folder: Path, patient: str, maps: tuple[str, ...] = tuple(MAPS)
         CohortError: naming the first missing file.
     """
     for name in maps:
-        if not existing(map_path(folder, patient, name)).is_file():
+        if not map_path(folder, patient, name).is_file():
             raise CohortError(
                 f"{map_path(folder, patient, name)}: {patient} has no {name} map; provide it or drop the patient"
             )

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
 from tof2perf.cohort import CohortError, preprocessed_path, read_volume
 from tof2perf.maps import TOF_BOUNDS, chosen_maps, get_map, normalise
+from tof2perf.symmetry import left_right_axis
 
 
 class PhysicalPair(NamedTuple):
@@ -50,16 +50,6 @@ def load_pair(folder: Path, patient: str, map_name: str) -> PhysicalPair:
     # NIfTI files are stored x fastest; the networks want the last axis fastest.
     data = {name: np.ascontiguousarray(image.get_fdata(dtype=np.float32)) for name, image in images.items()}
     return PhysicalPair(data["tof"], data[map_name], data["mask"] > 0.5, tof.affine)
-
-
-def left_right_axis(affine: np.ndarray) -> int:
-    """The array axis that runs along the patient's left-right direction, read from the affine.
-
-    >>> left_right_axis(np.diag([2.0, 2.0, 2.0, 1.0]))
-    0
-    """
-    codes = nib.aff2axcodes(affine)
-    return next(axis for axis, code in enumerate(codes) if code in ("L", "R"))
 
 
 class PairDataset:

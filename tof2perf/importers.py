@@ -127,9 +127,9 @@ def export_paper_naming(cohort: Path, target: Path) -> int:
         paths = {"TOF": files.tof_path(cohort, patient)}
         paths |= {name.upper(): files.map_path(cohort, patient, name) for name in MAPS}
         for role, path in paths.items():
-            if (given := files.existing(path)).is_file():
-                ending = given.name[given.name.index(".nii") :]
-                files.link(given, Path(target) / f"{patient.removeprefix('sub-')}_{role}{ending}")
+            if path.is_file():
+                ending = path.name[path.name.index(".nii") :]
+                files.link(path, Path(target) / f"{patient.removeprefix('sub-')}_{role}{ending}")
     description = Path(cohort) / "dataset_description.json"
     if description.is_file():
         files.write_bytes(Path(target) / description.name, description.read_bytes())

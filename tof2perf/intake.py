@@ -48,8 +48,7 @@ def find_files(folder: Path, patient: str, cohort: CohortProfile) -> Files:
     """Look for a patient's files in the user's folder, compressed or not."""
 
     def given(path: Path) -> Path | None:
-        found = files.existing(path)
-        return found if found.is_file() else None
+        return path if path.is_file() else None
 
     maps = {name: given(files.map_path(folder, patient, name)) for name in cohort.maps}
     return Files(
@@ -152,7 +151,7 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
         _make_maps(found.series, patient, target, cohort, reference=found.reference is None)
     elif found.reference is None:
         _make_reference(found, patient, target, cohort)
-    tmax = files.read_volume(files.existing(files.map_path(target, patient, "tmax")))
+    tmax = files.read_volume(files.map_path(target, patient, "tmax"))
     late = np.count_nonzero(np.asarray(tmax.dataobj) > threshold_s)
     return float(late * abs(np.linalg.det(tmax.affine[:3, :3])) / 1000)
 

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from tqdm.auto import tqdm
 
@@ -24,7 +24,27 @@ from tof2perf.profiles import PreprocessingProfile
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
 
+PERCENTILES = (5, 25, 75, 95, 99)  # of a prepared TOF in the brain; its median is 1 by definition
+
 Quality = dict[str, str | float]
+
+
+class PreparedTof(NamedTuple):
+    """A TOF as the networks want it, but for its unit.
+
+    Attributes:
+        corrected: bias-corrected, skull included, at its own resolution.
+        brain: boolean mask of the same shape.
+        values: brain (x, y, z) on the grid of the network, 0 outside ``mask``, in the units of the original.
+        mask: boolean mask on that grid.
+        affine: of that grid, (4, 4).
+    """
+
+    corrected: nib.Nifti1Image
+    brain: np.ndarray
+    values: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
 
 
 def preprocess_cohort(
@@ -42,7 +62,8 @@ def preprocess_cohort(
 
     Args:
         cohort_folder: BIDS folder to read.
-        out_folder: folder for the preprocessed volumes, ``qc.csv`` and a copy of ``participants.tsv``.
+        out_folder: folder for the preprocessed volumes, ``qc.csv``, a copy of ``participants.tsv``, and what
+            :func:`record_inputs` says of the training patients.
         settings: see :func:`preprocess_patient`.
         maps: names of the perfusion maps.
         modality: see :func:`preprocess_patient`, as are ``intensity`` and ``registration``.
@@ -54,21 +75,34 @@ def preprocess_cohort(
         One row of quality control a patient, indexed by ``participant_id`` in the order of ``participants.tsv``.
 
     Raises:
-        CohortError: the first patient who cannot be preprocessed. Missing files are found before any work starts.
+        CohortError: the first patient who cannot be preprocessed, or another run at work in ``out_folder``. Missing
+            files are found before any work starts.
     """
     cohort_folder, out_folder = Path(cohort_folder), Path(out_folder)
-    patients = cohort.read_participants(cohort_folder).index
+    participants = cohort.read_participants(cohort_folder)
+    patients = participants.index
     for patient in patients:
         _inputs(cohort_folder, patient, maps, modality)
     work = joblib.delayed(preprocess_patient)
     choices: dict[str, Any] = {"maps": maps, "modality": modality, "intensity": intensity, "registration": registration}
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1)
-        results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
-        rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
-    table = pd.DataFrame(rows, index=patients)
-    cohort.write_table(out_folder / "qc.csv", table, index=True)
-    cohort.write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
+    with cohort.locked(out_folder):
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1)
+            results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
+            rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
+        table = pd.DataFrame(rows, index=patients)
+        described = (cohort_folder / "dataset_description.json").is_file()
+        trained = patients[participants.split == "train"]
+        record_inputs(
+            out_folder,
+            {name: cohort.input_path(cohort_folder, name, modality) for name in trained},
+            settings=settings,
+            source=cohort.source(cohort_folder) if described else "a cohort without description",
+            intensity=intensity,
+            quality=table,
+        )
+        cohort.write_table(out_folder / "qc.csv", table, index=True)
+        cohort.write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
     return table
 
 
@@ -127,8 +161,14 @@ def preprocess_patient(
     support = _support({name: images[name] for name in maps}, paths)
     if method == "maps":
         images["brain"] = nib.Nifti1Image(support.astype(np.float32), images[maps[0]].affine)
-    brain = skullstrip.strip_skull(images["tof"], method=method, given=images.get("brain"), source=paths["tof"])
-    tof = correct_bias(images["tof"], brain, mm=settings.n4_mm) if intensity == "n4" else images["tof"]
+    tof, brain, values, mask, affine = prepare_tof(
+        images["tof"],
+        settings=settings,
+        method=method,
+        given=images.get("brain"),
+        intensity=intensity,
+        source=paths["tof"],
+    )
     motion, information = np.eye(4), 0.0
     try:
         if registration == "rigid":
@@ -138,8 +178,7 @@ def preprocess_patient(
             f"{paths['dscref']}: cannot be aligned with the TOF; check that both affines are in one scanner space"
         ) from None
 
-    values, mask = spatial.resize_masked(np.asarray(tof.dataobj), brain, settings.shape)
-    grid = nib.Nifti1Image(values, spatial.resized_affine(tof, settings.shape))
+    grid = nib.Nifti1Image(values, affine)
     arrays, covered = spatial.resample_masked({name: images[name] for name in maps}, support, grid, motion)
     coverage = float((mask & covered).sum() / max(mask.sum(), 1))
     if coverage < SMALLEST_COVERAGE:
@@ -147,11 +186,7 @@ def preprocess_patient(
             f"{paths[maps[0]]}: the maps cover {coverage:.0%} of the brain in the TOF; check both affines and the masks"
         )
     mask &= covered
-    if isinstance(intensity, str):
-        seen = values / np.median(values[mask])
-    else:
-        seen = denormalise(normalise(values, intensity), TOF_BOUNDS).astype(np.float32)
-    arrays = {"tof": seen, "mask": mask} | arrays
+    arrays = {"tof": scale_input(values, mask, intensity=intensity), "mask": mask} | arrays
     if "lesion" in paths:
         drawn = nib.as_closest_canonical(_read_mask(paths["lesion"]))
         arrays["lesion"] = spatial.resample(drawn, grid, motion) > 0.5
@@ -171,6 +206,45 @@ def preprocess_patient(
     details = {"tof_to_dsc_mm": np.round(motion, 6).tolist(), "digest": digest}
     cohort.write_json(record, {"participant_id": patient, **quality, **details})
     return quality
+
+
+def prepare_tof(
+    tof: nib.Nifti1Image,
+    *,
+    settings: PreprocessingProfile,
+    method: str,
+    given: nib.Nifti1Image | None = None,
+    intensity: str | tuple[float, float] = "n4",
+    source: Path | str = "TOF",
+) -> PreparedTof:
+    """Take the skull and the bias field off a TOF and bring it onto the grid of the network.
+
+    Training and prediction share these steps; what remains is :func:`scale_input`.
+
+    Args:
+        tof: volume (x, y, z) in closest canonical orientation.
+        settings: as for :func:`preprocess_patient`.
+        method: see :func:`tof2perf.skullstrip.strip_skull`.
+        given: brain mask for the methods ``given`` and ``maps``.
+        intensity: as for :func:`preprocess_patient`; a window needs no bias correction.
+        source: file named in errors.
+
+    Raises:
+        CohortError: no brain was found.
+    """
+    brain = skullstrip.strip_skull(tof, method=method, given=given, source=source)
+    corrected = correct_bias(tof, brain, mm=settings.n4_mm) if intensity == "n4" else tof
+    values, mask = spatial.resize_masked(np.asarray(corrected.dataobj), brain, settings.shape)
+    if not mask.any():
+        raise cohort.CohortError(f"{source}: its brain is smaller than a voxel of {settings.shape}; check its affine")
+    return PreparedTof(corrected, brain, values, mask, spatial.resized_affine(corrected, settings.shape))
+
+
+def scale_input(values: np.ndarray, mask: np.ndarray, *, intensity: str | tuple[float, float]) -> np.ndarray:
+    """Bring a prepared input (x, y, z) to the range that the networks see: see :func:`preprocess_patient`."""
+    if isinstance(intensity, str):
+        return values / np.median(values[mask])
+    return denormalise(normalise(values, intensity), TOF_BOUNDS).astype(np.float32)
 
 
 def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.Nifti1Image:
@@ -193,11 +267,89 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
     grid = spatial.resized_affine(tof, shape)
     image = spatial.to_itk(np.where(mask, coarse, np.float32(middle)), grid)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)
     n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
-    n4.Execute(image, spatial.to_itk(mask, grid))
+    # The filters inside N4 take the global number of threads, and with it their order of summation.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        n4.SetNumberOfThreads(1)
+        n4.Execute(image, spatial.to_itk(mask, grid))
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
     return nib.Nifti1Image(values * np.exp(-spatial.resize(field, values.shape)), tof.affine)
+
+
+# --- what TOFs are like -----------------------------------------------------------------------------------------------
+
+
+def record_inputs(
+    folder: Path,
+    tofs: Mapping[str, Path],
+    *,
+    settings: PreprocessingProfile,
+    source: str,
+    intensity: str | tuple[float, float] = "n4",
+    quality: pd.DataFrame | None = None,
+) -> None:
+    """Write into a preprocessed cohort how its TOFs were prepared and the ranges of what those for training are like.
+
+    Whoever predicts from another TOF can then prepare it alike and see whether the network has met its like.
+
+    Args:
+        folder: preprocessed cohort.
+        tofs: the original TOFs of the training patients.
+        settings: as for :func:`preprocess_patient`.
+        source: whose patients they are, :func:`tof2perf.cohort.source`.
+        intensity: as for :func:`preprocess_patient`.
+        quality: the patients' quality control. Without it the preprocessed masks tell the volume of each brain, and
+            nothing tells how it was found.
+    """
+    rows = []
+    for patient, path in tofs.items():
+        tof, mask = (cohort.read_volume(cohort.preprocessed_path(folder, patient, name)) for name in ("tof", "mask"))
+        inside = np.asarray(mask.dataobj) > 0
+        volume = float(inside.sum()) * spatial.voxel_ml(mask) if quality is None else quality.brain_ml[patient]
+        original = nib.Nifti1Image.from_filename(path).affine
+        rows.append(describe(np.asarray(tof.dataobj), inside, tof.affine, original=original, brain_ml=volume))
+    ranges = {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in (rows or [{}])[0]}
+    content = {
+        "cohort": folder.name,
+        "run": folder.parent.name,
+        "source": source,
+        "settings": asdict(settings),
+        "intensity": intensity,
+        "skull_strip": [] if quality is None else sorted(quality.skull_strip[list(tofs)].unique()),
+        "patients": len(rows),
+        "ranges": ranges,
+    }
+    cohort.write_json(folder / cohort.INPUTS, content)
+
+
+def describe(
+    tof: np.ndarray, mask: np.ndarray, affine: np.ndarray, *, original: np.ndarray, brain_ml: float
+) -> dict[str, float]:
+    """Say in a few numbers what a TOF is like.
+
+    Args:
+        tof: prepared TOF (x, y, z) in medians of its brain, on a grid that fills the original's field of view.
+        mask: boolean brain mask (x, y, z).
+        affine: of that grid, (4, 4).
+        original: affine of the TOF as it came, (4, 4).
+        brain_ml: volume of the brain in it.
+
+    Returns:
+        ``intensity_pXX``, percentiles in the brain (medians); ``brain_ml``; ``extent_x_mm``, y and z of the field of
+        view; ``voxel_x_mm``, y and z of the original, gaps between slices included. x runs left to right, z upwards.
+    """
+    levels = np.percentile(tof[mask], PERCENTILES)
+    extent = voxel_sizes(affine) * tof.shape
+    voxel = voxel_sizes(original)[nib.io_orientation(original)[:, 0].argsort()]
+    found = {f"intensity_p{share:02}": level for share, level in zip(PERCENTILES, levels, strict=True)}
+    found["brain_ml"] = brain_ml
+    found |= {f"extent_{axis}_mm": mm for axis, mm in zip("xyz", extent, strict=True)}
+    found |= {f"voxel_{axis}_mm": mm for axis, mm in zip("xyz", voxel, strict=True)}
+    return {name: round(float(value), 4) for name, value in found.items()}
 
 
 # --- checks and small geometry ---------------------------------------------------------------------------------------
@@ -224,14 +376,13 @@ def _inputs(folder: Path, patient: str, maps: Sequence[str], modality: str) -> d
     """Files of one patient by name, masks only where they are given; links are followed: errors name the original."""
     cohort.require_maps(folder, patient, tuple(maps))
     paths = {"tof": cohort.input_path(folder, patient, modality), "dscref": cohort.dscref_path(folder, patient)}
-    paths = {name: cohort.existing(path) for name, path in paths.items()}
     for path in paths.values():
         if not path.is_file():
             raise cohort.CohortError(f"{path}: {patient} lacks this file; provide it or drop the patient")
     for name, place in (("brain", cohort.brain_mask_path), ("lesion", cohort.lesion_mask_path)):
-        if (mask := cohort.existing(place(folder, patient))).is_file():
+        if (mask := place(folder, patient)).is_file():
             paths[name] = mask
-    paths |= {name: cohort.existing(cohort.map_path(folder, patient, name)) for name in maps}
+    paths |= {name: cohort.map_path(folder, patient, name) for name in maps}
     return {name: path.resolve() for name, path in paths.items()}
 
 

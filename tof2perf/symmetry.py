@@ -1,13 +1,20 @@
 """Left and right of a brain: the mid-sagittal plane, its two sides, and maps mirrored in it."""
 
 import numpy as np
+from nibabel.orientations import io_orientation
 from scipy import ndimage
 
 
 def left_right_axis(affine: np.ndarray) -> int:
-    """The array axis that runs most nearly from left to right in the world of the (4, 4) affine."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return int(np.abs(directions[0]).argmax())
+    """The array axis that runs most nearly along left and right in the world of the (4, 4) affine.
+
+    Axes are matched with the world's as in preprocessing (nibabel's closest canonical orientation), so that both agree
+    however oblique the scan is.
+
+    >>> left_right_axis(np.diag([2.0, 2.0, 2.0, 1.0]))
+    0
+    """
+    return int(np.flatnonzero(io_orientation(affine)[:, 0] == 0)[0])
 
 
 def midplane(mask: np.ndarray, *, axis: int = 0) -> np.ndarray:

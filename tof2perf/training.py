@@ -1,5 +1,6 @@
 """Training of one pix2pix GAN: the epochs, and a checkpoint that resumes exactly where a run died."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tof2perf.cohort import CohortError, participants, write_table, write_text
+from tof2perf import cohort
+from tof2perf.cohort import CohortError, locked, participants, write_bytes, write_table, write_text
 from tof2perf.dataset import PairDataset
 from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, mean_over_processes, on_device
 from tof2perf.losses import SSIM_WINDOWS, ssim
@@ -56,7 +58,7 @@ def train(
         folder: preprocessed cohort, with ``participants.tsv``.
         map_name: the target map, or ``all`` for one generator of the five.
         model_folder: receives ``generator.safetensors`` and ``discriminator.safetensors`` (best epoch),
-            ``history.csv`` and ``config.yaml``.
+            ``history.csv``, ``config.yaml`` and, if preprocessing left it, ``inputs.json``.
         network, training: sections of the profile.
         epochs: passes over the training split.
         seed: the profile's seed; combined with the cohort's and the map's name, so that models are independent.
@@ -78,7 +80,7 @@ def train(
     _check_settings(network, training, epochs)
     fabric = make_fabric(training)
     run = functools.partial(
-        _run,
+        _run_alone,
         folder=Path(folder),
         map_name=map_name,
         model_folder=Path(model_folder),
@@ -102,6 +104,12 @@ def train(
             if kind.endswith(known.__name__):
                 raise known(message) from None
         raise
+
+
+def _run_alone(fabric: Fabric, *, model_folder: Path, **settings: Any) -> pd.DataFrame:
+    """:func:`_run` while nobody else writes to the model's folder."""
+    with locked(model_folder) if fabric.is_global_zero else contextlib.nullcontext():
+        return _run(fabric, model_folder=model_folder, **settings)
 
 
 def _run(
@@ -145,9 +153,6 @@ def _run(
         "initialised_from": _start_from(model, initialise_from) if initialise_from else None,
     }
     checkpoint = model_folder / "checkpoint"
-    if fabric.is_global_zero:
-        for leftover in model_folder.glob(".*.part"):  # a process that was killed while it wrote
-            leftover.unlink()
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     if checkpoint.exists():
@@ -199,6 +204,8 @@ def _run(
         write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
         write_table(model_folder / "history.csv", frame)
         write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        if (folder / cohort.INPUTS).is_file():  # whoever predicts from another input prepares it alike
+            write_bytes(model_folder / cohort.INPUTS, (folder / cohort.INPUTS).read_bytes())
         write_tensors(model_folder / "generator.safetensors", under("generator", best), header)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()

@@ -1,0 +1,352 @@
+"""One scan: from any TOF and trained weights to perfusion maps in physical units, on the TOF's own grid."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from tqdm.auto import tqdm
+
+from tof2perf import __version__, cohort, spatial
+from tof2perf.devices import choose_device
+from tof2perf.inference import generate_maps, load_generator
+from tof2perf.maps import MAPS, chosen_maps, get_map
+from tof2perf.preprocess import PreparedTof, describe, prepare_tof, scale_input
+from tof2perf.profiles import PreprocessingProfile, ProfileError, load_profile
+from tof2perf.skullstrip import choose_method
+from tof2perf.weights import read_header
+
+RESEARCH_USE = "Research use only. Made by a neural network, not measured: not for diagnosis or treatment."
+# A value counts as unlike the training data when it leaves their range by more than this share of the range, or of the
+# value itself where training patients are all but equal, as one scanner's voxels are (assumptions; none of 40 simulated
+# patients who were held out was warned about).
+RANGE_MARGIN = 0.5
+VALUE_MARGIN = {"intensity": 0.02, "brain": 0.1, "extent": 0.1, "voxel": 0.1}
+WORDS = {
+    "intensity": "the {0}th percentile of brain intensity (medians)",
+    "brain": "the brain in the field of view (ml)",
+    "extent": "the field of view along {0} (mm)",
+    "voxel": "the voxel size along {0} (mm)",
+}
+
+
+class PredictionError(ValueError):
+    """A prediction that cannot be made; the message says what is wrong and what to do, in one line."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One generator on disk.
+
+    Attributes:
+        folder: holds ``generator.safetensors``.
+        maps: those wanted of it.
+    """
+
+    folder: Path
+    maps: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The weights."""
+        return self.folder / "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written.
+
+    Attributes:
+        paths: NIfTI files by name: the maps, and ``mask``, the brain.
+        warnings: why the maps deserve doubt, one sentence each.
+        label: what the weights were trained on.
+    """
+
+    paths: dict[str, Path]
+    warnings: list[str]
+    label: str
+
+
+def predict(
+    tof: Path,
+    weights: Path,
+    out: Path,
+    *,
+    cohort_name: str = "",
+    maps: Sequence[str] = tuple(MAPS),
+    brain_mask: Path | None = None,
+    profile: str = "",
+    device: str = "cpu",
+    progress: bool = True,
+) -> Prediction:
+    """Generate perfusion maps of one TOF and write them with a sidecar each.
+
+    All maps are made before the first is moved into ``out``: a prediction that fails leaves nothing there.
+
+    Args:
+        tof: NIfTI volume of any orientation, voxel size and data type; only read.
+        weights: folder of one model, or one that holds ``<cohort>_<map>`` (``results/<run>/models``).
+        out: folder for ``<name>_desc-generated_<map>.nii.gz`` with ``.json``, and the brain as ``..._mask.nii.gz``.
+        cohort_name: whose models, where ``weights`` holds those of several cohorts.
+        maps: names of the maps.
+        brain_mask: brain in the TOF's world space; without it the skull is stripped as in training.
+        profile: prepares the TOF as this profile says; needed only for weights that do not say how it was done.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+        progress: show a progress bar.
+
+    Raises:
+        PredictionError: weights that cannot be found, or do not say how to prepare a TOF.
+        CohortError: an unusable TOF or mask, another run at work in ``out``, or a full disk.
+        WeightsError: damaged weights.
+        ProfileError: unknown profile.
+    """
+    out, stem = Path(out), _stem(Path(tof))
+    models = find_models(Path(weights), cohort_name=cohort_name, maps=maps)
+    record = read_record(models[0].folder)
+    settings = _settings(models[0].folder, record, profile)
+    paths = {"tof": Path(tof)} | ({"brain": Path(brain_mask)} if brain_mask else {})
+    intensity = record["intensity"] if record else "n4"
+    method = choose_method("given" if "brain" in paths else settings.skull_strip, paths, magnetic=intensity == "n4")
+    if method == "maps":
+        raise PredictionError(f"{tof}: no tool here finds the brain in such an image; give its mask with --brain")
+    for path in paths.values():
+        if path.resolve().parent == out.resolve() and path.name.startswith(f"{stem}_desc-generated_"):
+            raise PredictionError(f"{path}: would be overwritten; choose another folder for the maps")
+    images = {name: cohort.read_volume(path) for name, path in paths.items()}
+    original = images["tof"]
+    bar = functools.partial(tqdm, total=2 + len(models), desc="skull and bias", disable=not progress)
+    with cohort.locked(out), _staging(out) as staging, bar() as steps:
+        prepared = prepare_tof(
+            nib.as_closest_canonical(original),
+            settings=settings,
+            method=method,
+            given=images.get("brain"),
+            intensity=intensity,
+            source=paths["tof"],
+        )
+        steps.update()
+        values = scale_input(prepared.values, prepared.mask, intensity=intensity)
+        label = _label(models[0].folder, record)
+        warnings = [*_doubts(record, method), *unlike(_describe(prepared, values, original), record)]
+        for warning in warnings:
+            if progress:
+                steps.write(f"warning: {warning}", file=sys.stderr)
+        facts: dict[str, Any] = {
+            "ResearchUse": RESEARCH_USE,
+            "Sources": [path.name for path in paths.values()],
+            "SourcesSHA256": [_sha256(path) for path in paths.values()],
+            "SkullStripping": method,
+            "TrainedOn": label,
+            "Warnings": warnings,
+            "GeneratedBy": [{"Name": "tof2perf", "Version": __version__}],
+        }
+        made = {}
+        for model in models:
+            steps.set_description(", ".join(model.maps))
+            generator = load_generator(model.folder, device=choose_device(device))
+            facts["Weights"] = {"Model": model.folder.name, "SHA256": _sha256(model.path)}
+            for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
+                made[name] = staging / f"{stem}_desc-generated_{name}.nii.gz"
+                cohort.write_volume(made[name], _onto_tof(volume, prepared, original), original.affine)
+                cohort.write_json(_sidecar(made[name]), _map_facts(name) | facts)
+            del generator  # a full-size one takes most of a gigabyte: never two at a time
+            steps.update()
+        steps.set_description("writing")
+        made["mask"] = staging / f"{stem}_desc-generated_mask.nii.gz"
+        cohort.write_volume(made["mask"], _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
+        steps.update()
+        for path in sorted(staging.iterdir()):
+            os.replace(path, out / path.name)
+    return Prediction({name: out / path.name for name, path in made.items()}, warnings, label)
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+def find_models(weights: Path, *, cohort_name: str = "", maps: Sequence[str] = tuple(MAPS)) -> list[Model]:
+    """Find the generators that make the wanted maps: one each, or one of all.
+
+    Raises:
+        PredictionError: none, several cohorts to choose from, or not all of the maps.
+        ValueError: an unknown map.
+    """
+    for name in maps:
+        get_map(name)
+    if not weights.is_dir():
+        raise PredictionError(f"{weights}: no such folder; give that of a model, or results/<run>/models")
+    if (weights / "generator.safetensors").is_file():
+        made = [entry.name for entry in chosen_maps(read_header(weights / "generator.safetensors")["map"])]
+        if chosen := tuple(name for name in maps if name in made):
+            return [Model(weights, chosen)]
+        raise PredictionError(f"{weights}: makes {', '.join(made)} alone; ask for it, or give another model")
+    found = sorted(path.parent.name for path in weights.glob("*_*/generator.safetensors"))
+    cohorts = sorted({name.rpartition("_")[0] for name in found})
+    if not cohorts:
+        raise PredictionError(f"{weights}: holds no <cohort>_<map>/generator.safetensors; train models first")
+    if cohort_name not in cohorts and (cohort_name or len(cohorts) > 1):
+        wanted = f"has no models of '{cohort_name}'" if cohort_name else "has models of several cohorts"
+        raise PredictionError(f"{weights}: {wanted}; choose a cohort: {', '.join(cohorts)}")
+    cohort_name = cohort_name or cohorts[0]
+    missing = [name for name in maps if f"{cohort_name}_{name}" not in found]
+    if not missing:
+        return [Model(weights / f"{cohort_name}_{name}", (name,)) for name in maps]
+    if f"{cohort_name}_all" in found:
+        return [Model(weights / f"{cohort_name}_all", tuple(maps))]
+    raise PredictionError(f"{weights}: has no {cohort_name}_{missing[0]}; train it, or name the maps that you want")
+
+
+def read_record(model: Path) -> dict[str, Any] | None:
+    """What preprocessing wrote of the training TOFs: beside the weights, or in the run's own folder; None if nowhere.
+
+    Raises:
+        PredictionError: a record that cannot be read.
+    """
+    places = [model / cohort.INPUTS]
+    if (run := _run(model)) is not None:
+        root, name = run
+        places.append(root / "data" / "preprocessed" / name / model.name.rpartition("_")[0] / cohort.INPUTS)
+    for path in places:
+        if path.is_file():
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                record["settings"] = PreprocessingProfile(
+                    **(record["settings"] | {"shape": tuple(record["settings"]["shape"])})
+                )
+                if not isinstance(record["intensity"], str):
+                    record["intensity"] = tuple(record["intensity"])
+                return {key: record[key] for key in ("run", "source", "settings", "intensity", "skull_strip", "ranges")}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise PredictionError(f"{path}: cannot be read ({error!r}); preprocess the cohort again") from None
+    return None
+
+
+def _settings(model: Path, record: dict[str, Any] | None, profile: str) -> PreprocessingProfile:
+    """How the training TOFs were prepared; without a record, as the profile says after which the run is named."""
+    if profile:
+        return load_profile(profile).preprocessing
+    if record is not None:
+        return record["settings"]
+    run = _run(model)
+    for name in (run[1], run[1].partition("-")[0]) if run else ():
+        try:
+            return load_profile(name).preprocessing
+        except ProfileError:
+            continue
+    raise PredictionError(
+        f"{model}: no {cohort.INPUTS} says how the training TOFs were prepared; name the profile of the training"
+    )
+
+
+def _run(model: Path) -> tuple[Path, str] | None:
+    """Root and run of a model that lies where training put it, ``<root>/results/<run>/models/<cohort>_<map>``."""
+    path = Path(os.path.abspath(model))  # as it is called: a link to results stands where its data stand
+    *_, results, run, models, _ = ("", "", "", *path.parts)
+    return (path.parents[3], run) if (results, models) == ("results", "models") else None
+
+
+def _label(model: Path, record: dict[str, Any] | None) -> str:
+    run = record["run"] if record else (_run(model) or ("", "unknown"))[1]
+    return f"{record['source'] if record else 'source not recorded'}, run {run}, {model.name.rpartition('_')[0]}"
+
+
+# --- is the input like the training data? ----------------------------------------------------------------------------
+
+
+def unlike(found: dict[str, float], record: dict[str, Any] | None) -> list[str]:
+    """In which respects a TOF lies outside the range of the training data, one sentence each.
+
+    Args:
+        found: from :func:`tof2perf.preprocess.describe`.
+        record: from :func:`read_record`; without one there is nothing to compare with.
+
+    >>> unlike({"voxel_z_mm": 3.0}, {"ranges": {"voxel_z_mm": [0.7, 0.7]}})
+    ['the voxel size along z (mm) is 3; in the training data 0.7 to 0.7']
+    """
+    sentences = []
+    for name, (low, high) in (record["ranges"] if record else {}).items():
+        kind, _, rest = name.partition("_")
+        margin = max(RANGE_MARGIN * (high - low), VALUE_MARGIN[kind] * abs(high))
+        if not low - margin <= found[name] <= high + margin:
+            detail = rest.split("_")[0].lstrip("p0")
+            sentences.append(
+                f"{WORDS[kind].format(detail)} is {found[name]:.4g}; in the training data {low:.4g} to {high:.4g}"
+            )
+    return sentences
+
+
+def _doubts(record: dict[str, Any] | None, method: str) -> list[str]:
+    if record is None:
+        return ["these weights do not say what their training data were like: the TOF could not be compared with them"]
+    found = []
+    if record["source"].startswith("simulated"):
+        found.append(
+            "the weights learned from simulated patients: what they make of a real scan is a demonstration only"
+        )
+    if record["skull_strip"] and method not in record["skull_strip"]:
+        found.append(f"the brain was found otherwise ({method}) than for training ({', '.join(record['skull_strip'])})")
+    return found
+
+
+def _describe(prepared: PreparedTof, values: np.ndarray, original: nib.Nifti1Image) -> dict[str, float]:
+    volume = float(prepared.brain.sum()) * spatial.voxel_ml(prepared.corrected)
+    return describe(values, prepared.mask, prepared.affine, original=original.affine, brain_ml=volume)
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def _onto_tof(volume: np.ndarray, prepared: PreparedTof, original: nib.Nifti1Image) -> np.ndarray:
+    """Bring a volume from the network's grid to the TOF's own voxels and its own order of axes, 0 outside the brain."""
+    values, inside = spatial.resize_masked(volume, prepared.mask, prepared.brain.shape)
+    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original.affine))
+    return apply_orientation(np.where(inside & prepared.brain, values, np.float32(0)), back)
+
+
+def _map_facts(name: str) -> dict[str, Any]:
+    entry = get_map(name)
+    return {"Description": f"{entry.label} generated from a TOF-MRA", "Units": entry.unit, "Range": list(entry.bounds)}
+
+
+def _stem(path: Path) -> str:
+    """Name of the outputs, the TOF's without what says that it is a TOF.
+
+    >>> _stem(Path("sub-0001_acq-tof_angio.nii.gz")), _stem(Path("7_TOF.nii")), _stem(Path("scan.nii.gz"))
+    ('sub-0001_acq-tof', '7', 'scan')
+    """
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    start, _, suffix = name.rpartition("_")
+    return start if start and suffix.lower() in ("angio", "tof") else name
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A hidden folder in ``out``, which is ours alone, for what is not complete; it goes whatever happens."""
+    for leftover in out.glob(".generating-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".generating-") as folder:
+            yield Path(folder)
+    except cohort.WriteError:
+        raise
+    except OSError as error:
+        raise cohort.WriteError(f"{out}: cannot be written to ({error.strerror}); choose another folder") from None
