@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import benchmark_tables
 import pandas as pd
 
 from tof2perf.maps import MAPS
@@ -133,8 +134,43 @@ def methods() -> str:
     return markdown(header, rows)
 
 
+def study() -> str:
+    """The three best and the worst trial of the search of hyperparameters, and the profile's values before it."""
+    trials = pd.read_csv(REFERENCE / "hyperparameters" / "acute_tmax_dice" / "trials.csv")
+    done = trials[trials.state == "COMPLETE"].sort_values("value", ascending=False)
+    shown = pd.concat([done.head(3), done[done.number == 0], done.tail(1)]).drop_duplicates("number")
+    names = [name for name in trials if name.startswith("params_")]
+    rows = [
+        [str(row["number"]), number(row["value"], 2)]
+        + [f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names]
+        for _, row in shown.iterrows()
+    ]
+    counts = ", ".join(f"{count} {state.lower()}" for state, count in trials.state.value_counts().items())
+    text = f"{len(trials)} trials ({counts}) in {trials.seconds.sum() / 60:.0f} minutes; the best and the worst:\n\n"
+    return text + markdown(["trial", "Dice", *(name.removeprefix("params_").replace("_", " ") for name in names)], rows)
+
+
+def ablations() -> str:
+    """What each choice of the method is worth on the validation split."""
+    rows = []
+    for cohort in ("acute", "pegasus"):
+        for row in pd.read_csv(REFERENCE / "ablations" / f"ablations_{cohort}.csv").itertuples():
+            dice = f"{number(row.dice_mean, 2)} ({row.lesions})" if row.lesions else "no lesion"
+            error = number(row.mae, 3 if row.mae < 0.5 else 2)
+            cells = [error, dice, f"{row.best_epoch} of {row.epochs}", number(row.seconds, 0)]
+            rows.append([cohort, row.label, MAPS[row.map].label, *cells])
+    header = ["cohort", "variant", "map", "MAE (map's unit)", "mean Dice (lesions)", "best epoch", "training a map (s)"]
+    return markdown(header, rows)
+
+
+def benchmarks() -> str:
+    """Time and memory, from `make bench`."""
+    measured = REPOSITORY / "results" / "reference" / "benchmarks.json"
+    return benchmark_tables.tables(json.loads(measured.read_text(encoding="utf-8"))) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (errors, lesions, sites, phantom, truth, methods)
+    table.__name__: table for table in (errors, lesions, sites, phantom, truth, methods, study, ablations, benchmarks)
 }
 
 
