@@ -75,7 +75,7 @@ def source(tmp_path_factory):
     rng = np.random.default_rng(5)
     for patient in PATIENTS:
         write(folder, patient, images(rng))
-    rows = "".join(f"{patient}\ttrain\n" for patient in PATIENTS)
+    rows = "".join(f"{patient}\t{split}\n" for patient, split in zip(PATIENTS, cohort.SPLITS, strict=True))
     cohort.write_json(folder / "dataset_description.json", {"Name": "clinic"})
     cohort.write_text(folder / "participants.tsv", f"participant_id\tsplit\n{rows}")
     for path in [folder, *folder.rglob("*")]:

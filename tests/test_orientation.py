@@ -81,6 +81,7 @@ def weights(tmp_path_factory):
         "run": "test",
         "source": "own data",
         "settings": dataclasses.asdict(COARSE),
+        "intensity": "n4",
         "ranges": {},
         "skull_strip": [],
     }

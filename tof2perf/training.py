@@ -80,7 +80,7 @@ def train(
     _check_settings(network, training, epochs)
     fabric = make_fabric(training)
     run = functools.partial(
-        _run_alone,
+        _run,
         folder=Path(folder),
         map_name=map_name,
         model_folder=Path(model_folder),
@@ -106,14 +106,24 @@ def train(
         raise
 
 
-def _run_alone(fabric: Fabric, *, model_folder: Path, **settings: Any) -> pd.DataFrame:
-    """:func:`_run` while nobody else writes to the model's folder."""
-    with locked(model_folder) if fabric.is_global_zero else contextlib.nullcontext():
-        return _run(fabric, model_folder=model_folder, **settings)
-
-
 def _run(
+    fabric: Fabric, *, folder: Path, map_name: str, model_folder: Path, network: Any, **settings: Any
+) -> pd.DataFrame:
+    """What :func:`train` does, in each of the processes; the first one writes, and nobody else meanwhile."""
+    pairs = PairDataset(folder, participants(folder, "train"), map_name)
+    held_out = PairDataset(folder, participants(folder, "validation"), map_name)
+    if network.input == "tof+mirror":
+        pairs.require_left_to_right()
+        held_out.require_left_to_right()
+    given = {"folder": folder, "map_name": map_name, "model_folder": model_folder, "network": network}
+    with locked(model_folder) if fabric.is_global_zero else contextlib.nullcontext():
+        return _run_epochs(fabric, pairs, held_out, **given, **settings)
+
+
+def _run_epochs(
     fabric: Fabric,
+    pairs: PairDataset,
+    held_out: PairDataset,
     *,
     folder: Path,
     map_name: str,
@@ -126,12 +136,7 @@ def _run(
     progress: bool,
     after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None,
 ) -> pd.DataFrame:
-    """What :func:`train` does, in each of the processes; the first one writes."""
-    pairs = PairDataset(folder, participants(folder, "train"), map_name)
-    held_out = PairDataset(folder, participants(folder, "validation"), map_name)
-    if network.input == "tof+mirror":
-        pairs.require_left_to_right()
-        held_out.require_left_to_right()
+    """From the last checkpoint, or from the start, to the weights of the best epoch."""
     if fabric.device.type == "cpu" and pairs.tofs[0].numel() <= SMALL:
         keep_freed_memory()
     model = Pix2Pix(
