@@ -95,10 +95,25 @@ $(eval $(call step,13-baselines,13-baselines,,$(foreach c,$(COHORTS),$(call eval
     '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*')))
 $(eval $(call step,14-lesions,14-lesions,,01-preprocess-acute 03-evaluate-acute-tmax 04-dice,,'$(OUT)/figures/lesion_*'))
 
-PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
+# Pages for students: part of the book, not of the paper. Those that need no results make their own patients.
+PAPER := $(STEPS)
+page = $(eval $(call step,explore-$(1),explore/$(1),$(2),$(3),,$(foreach file,$(4),$(OUT)/explore/$(file))))
+ifeq ($(DATA),)
+$(call page,perfusion,,,perfusion_methods.csv)
+$(call page,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
+$(call page,patient,,,patient.csv)
+endif
+$(call page,gan,,01-preprocess-acute 02-train-acute-tmax,)
+$(call page,browse,,01-preprocess-acute $(call evaluations,acute,$(MAPS)),)
+$(call page,metrics,,02-train-acute-tmax 05-table1,metrics_findings.csv)
+$(call page,hyperparameters,-p profile smoke,,)
+$(call page,ablations,-p profile smoke,,)
+
+PLANNED := $(if $(filter book status,$(MAKECMDGOALS)),$(STEPS),$(PAPER))
+PLAN = $(foreach step,$(PLANNED),: $(SPEC.$(step)))
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
-BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
+BUILDS := paper book figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
 .PHONY: FORCE build help smoke test bench verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
@@ -114,13 +129,15 @@ VISIT := $(shell $(RUNNER) stale $(PLAN))
 ifneq ($(.SHELLSTATUS),0)
 $(error the steps cannot be compared with their results; see the line above)
 endif
-$(patsubst %,$(STAMPS)/%.json,$(filter $(STEPS),$(VISIT))): FORCE
+$(patsubst %,$(STAMPS)/%.json,$(filter $(PLANNED),$(VISIT))): FORCE
 $(RESULTS)/manifest.json: $(if $(filter manifest,$(VISIT)),FORCE)
 endif
-$(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(STEPS))
+$(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(PLANNED))
 	@$(PYTHON) -m tof2perf.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))
 
 paper: $(RESULTS)/manifest.json  ## every figure and table of the paper, into results/PROFILE
+book: $(RESULTS)/manifest.json  ## the paper and the pages for students as a site to read in a browser, no network needed
+	@$(PYTHON) -m tof2perf.book $(RESULTS)
 figure1: $(STAMPS)/06-figure1.json  ## one result and what it needs: figure1 .. figure4, appendix4, distributions,
 figure2: $(STAMPS)/07-figure2.json  ## table1, dice
 figure3: $(STAMPS)/08-figure3.json
@@ -129,7 +146,7 @@ appendix4: $(STAMPS)/10-appendix4.json
 distributions: $(STAMPS)/11-distributions.json
 table1: $(STAMPS)/05-table1.json
 dice: $(STAMPS)/04-dice.json
-$(BUILDS):
+$(filter-out book,$(BUILDS)):
 	@echo "$@: up to date in $(RESULTS)"
 endif
 
@@ -166,7 +183,7 @@ lab: | environment  ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
 
 clean:  ## remove figures, tables and caches, never data or models
-	rm -rf $(RESULTS)/figures $(RESULTS)/tables $(RESULTS)/failed $(RESULTS)/manifest.json
+	rm -rf $(RESULTS)/figures $(RESULTS)/tables $(RESULTS)/book $(RESULTS)/failed $(RESULTS)/manifest.json
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 clean-all: clean  ## remove all that was generated, of every profile, and .venv
@@ -204,7 +221,7 @@ lock:  ## take the newest versions that fit pyproject.toml into requirements-loc
 	rm -rf .venv.new
 	python3 -m venv .venv.new
 	.venv.new/bin/python -m pip install -qq torch==$(TORCH) setuptools
-	.venv.new/bin/python -m pip install -qq --no-build-isolation -e .[dev]
+	.venv.new/bin/python -m pip install -qq --no-build-isolation -e .[book,dev]
 	{ echo '# Exact versions of everything, written by `make lock`; .venv and environment.yml both install from this file.'; \
 	  echo '# What torch adds for NVIDIA GPUs on Linux it pins exactly itself.'; \
 	  { .venv.new/bin/python -m pip freeze -qq --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; \
