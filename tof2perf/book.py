@@ -20,7 +20,7 @@ from tof2perf import numbers
 from tof2perf.provenance import hash_tree
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FOLDED = {"parameters", "injected-parameters", "imports"}  # cells whose code a reader opens only if needed
+FOLDED = {"parameters": "Parameters", "injected-parameters": "Parameters of this run", "imports": "Imports"}
 README_MARK = re.compile(r"<!-- readme: (?P<heading>.+?) -->")
 NO_PAGE = re.compile(r"\[([^\]]+)\]\((?![a-z]+:|#)[^)]*\)")  # a link into the repository, which the book does not have
 RESULTS = ("table1", "lesions", "figures")
@@ -101,14 +101,17 @@ def _notebook_page(path: Path, source: Path) -> None:
     raw.parent.mkdir(exist_ok=True)
     shutil.copyfile(path, raw)
     book = nbformat.read(path, as_version=4)
+    if any(cell.id == "injected-parameters" for cell in book.cells):  # those of the run, instead of the stored ones
+        book.cells = [cell for cell in book.cells if cell.id != "parameters"]
     heading = ""
     for cell in book.cells:
         if cell.cell_type == "markdown":
             heading = next(iter(re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)), heading)
             continue
+        cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {heading}"}}
         if cell.id in FOLDED:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
-        cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {heading}"}}
+            cell.metadata["mystnb"] |= {"code_prompt_show": FOLDED[cell.id], "code_prompt_hide": FOLDED[cell.id]}
     title, _, rest = book.cells[0].source.partition("\n")
     book.cells[0].source = (
         f"{title}{_variant(path.stem)}\n\n{{download}}`Download this notebook <../executed/{path.name}>`\n{rest}"

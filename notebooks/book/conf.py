@@ -22,7 +22,8 @@ html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 nb_execution_mode = "off"  # what is shown is what the run computed
 nb_output_stderr = "remove"  # progress bars
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # stored notebooks hold no widgets; nothing is loaded from elsewhere
-nb_number_source_lines = False
+nb_code_prompt_show = "Show code"
+nb_code_prompt_hide = "Hide code"
 myst_enable_extensions = ["dollarmath", "substitution", "deflist"]
 myst_heading_anchors = 3
 
