@@ -1,11 +1,12 @@
 """The book: one run's executed notebooks, tables and figures as a static site that loads nothing from elsewhere.
 
-``python -m tof2perf.book results/laptop`` writes ``results/laptop/book/index.html``. The pages that are no notebooks, and how
-Sphinx sets them, stand in ``notebooks/book``; numbers in them are filled in from the run (:mod:`tof2perf.numbers`).
+``python -m tof2perf.book results/laptop`` writes its ``book/index.html``. The pages that are no notebooks, and
+how Sphinx sets them, stand in ``notebooks/book``; numbers in them are filled in from the run (:mod:`tof2perf.numbers`).
 """
 
 import argparse
 import html
+import io
 import json
 import os
 import re
@@ -113,9 +114,9 @@ def _notebook_page(path: Path, source: Path) -> None:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
             cell.metadata["mystnb"] |= {"code_prompt_show": FOLDED[cell.id], "code_prompt_hide": FOLDED[cell.id]}
     title, _, rest = book.cells[0].source.partition("\n")
-    book.cells[0].source = (
-        f"{title}{_variant(path.stem)}\n\n{{download}}`Download this notebook <../executed/{path.name}>`\n{rest}"
-    )
+    book.cells[
+        0
+    ].source = f"{title}{_variant(path.stem)}\n\n{{download}}`Download this notebook <../executed/{path.name}>`\n{rest}"
     nbformat.write(book, source / "notebooks" / path.name)
 
 
@@ -250,12 +251,11 @@ def _run_sphinx(source: Path, site: Path, facts: dict[str, str]) -> None:
         "html_theme_options.announcement": html.escape(facts["source"]),
         "myst_substitutions": facts,
     }
-    faults = tempfile.TemporaryFile("w+", encoding="utf-8")
-    with docutils_namespace(), faults:
+    faults = io.StringIO()
+    with docutils_namespace():
         app = Sphinx(source, source, site, site / ".doctrees", "html", settings, status=None, warning=faults)
         app.build(force_all=True)
-        faults.seek(0)
-        found = [line for line in faults.read().splitlines() if line.strip()]
+    found = [line for line in faults.getvalue().splitlines() if line.strip()]
     if found:
         raise BookError(f"{len(found)} faults in the book's pages, the first: {found[0].replace(f'{source}/', '')}")
     shutil.rmtree(site / ".doctrees")

@@ -13,8 +13,8 @@ STORED = "TOF2PERF_STORED"  # set where a notebook is executed to be kept (tof2p
 def explore(draw: Callable[..., Any], **controls: widgets.ValueWidget) -> None:
     """Draw, and draw again whenever a control is moved.
 
-    A widget needs a live kernel: in a stored notebook it would be an empty frame. There the drawing is made once, with the
-    values that the controls begin with, so that the page shows what the sliders would move.
+    A widget needs a live kernel: in a stored notebook it would be an empty frame. There the drawing is made once, with
+    the values that the controls begin with, so that the page shows what the sliders would move.
 
     Args:
         draw: called with the value of each control by name; shows its own figure.
