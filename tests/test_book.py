@@ -25,7 +25,8 @@ CELLS = (
     (
         "code",
         "imports",
-        "import matplotlib.pyplot as plt\nimport numpy as np\nimport pandas as pd\nfrom tqdm.auto import tqdm",
+        "import matplotlib.pyplot as plt\nimport numpy as np\nimport pandas as pd\n"
+        "from IPython.display import Markdown\nfrom tqdm.auto import tqdm",
     ),
     (
         "markdown",
@@ -33,6 +34,7 @@ CELLS = (
         "## A wave\n\nThe residue is $R(t) = e^{-t}$, with\n\n$$\\int_0^\\infty R(t)\\,dt = 1.$$",
     ),
     ("code", "wave", "plt.plot(np.sin(cycles * np.linspace(0, 6, 50)))\nplt.show()"),
+    ("code", "colophon", "Markdown('| colophon | |\\n|---|---|\\n| data | simulated cohort, in a test |')"),
     ("code", "table", "pd.DataFrame(np.ones((2, 30)) * len(list(tqdm(range(3)))))"),
 )
 
@@ -135,7 +137,7 @@ def test_no_page_is_wider_than_a_phone_and_the_banner_can_be_read(browser, site,
 def test_the_search_finds_dice(browser, site):
     tab, faults = open_page(browser, site / "search.html", query="?q=Dice")
     found = tab.locator("#search-results li a")
-    found.first.wait_for(timeout=20_000)
+    tab.get_by_text("Search finished, found").wait_for()
     targets = found.evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert any("lesions.html" in target for target in targets)
     assert any("notebooks/02-train-acute-tmax.html" in target for target in targets)
@@ -177,8 +179,14 @@ def test_code_beside_the_point_is_folded_and_no_progress_bar_is_left(site):
     assert any("import matplotlib" in text for text in folded) and any("np.sin" in text for text in folded)
     assert any("cycles = 3" in text for text in folded) and "cycles = 1" not in page.get_text()
     assert "it/s" not in page.get_text() and "100%" not in page.get_text()
-    (table,) = page.select("div.cell_output table")
-    assert not table.find_parent("details")
+    tables = page.select("div.cell_output table")
+    assert len(tables) == 2 and not any(table.find_parent("details") for table in tables)
+
+
+def test_a_colophon_is_a_table(site):
+    """What a notebook shows as Markdown is set as such."""
+    page = read(site / "notebooks" / "02-train-acute-tmax.html")
+    assert "simulated cohort, in a test" in [cell.get_text(strip=True) for cell in page.find_all("td")]
 
 
 def test_formulas_are_set_by_the_browser(site):

@@ -6,6 +6,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 extensions = ["myst_nb"]
 exclude_patterns = ["executed"]  # notebooks as they were executed, to be downloaded
 language = "en"
+author = "the tof2perf authors"
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
@@ -20,6 +21,7 @@ html_math_renderer = "mathml"
 html_context = {"default_mode": "auto"}  # light or dark as the reader's system
 
 nb_execution_mode = "off"  # what is shown is what the run computed
+nb_render_markdown_format = "myst"  # tables in Markdown are tables
 nb_output_stderr = "remove"  # progress bars
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # stored notebooks hold no widgets; nothing is loaded from elsewhere
 nb_code_prompt_show = "Show code"
