@@ -99,6 +99,7 @@ def test_help_is_the_default_goal_and_lists_every_target():
     shown = make().stdout
     for target in (
         "paper",
+        "book",
         "smoke",
         "test",
         "verify",
