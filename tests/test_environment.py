@@ -53,6 +53,19 @@ def test_the_package_the_project_and_the_citation_state_one_version():
     assert tof2perf.__version__ == PROJECT["version"] == citation["version"]
 
 
+def test_the_citation_names_the_paper_that_the_readme_names_and_code_and_text_have_a_licence():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert paper["title"] in readme and paper["authors"][0]["family-names"] == "Kossen"
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert (REPOSITORY / "LICENSE").read_text().startswith("MIT License")
+    assert "Attribution 4.0 International Public License" in (REPOSITORY / "LICENSE-text").read_text()
+    for name in ("LICENSE", "LICENSE-text", "CITATION.cff", "CONTRIBUTING.md"):
+        assert f"`{name}`" in readme
+
+
 def test_torch_is_locked_without_a_build_tag_so_that_each_platform_takes_its_own():
     assert locked()["torch"] == "==2.13.0"
 
