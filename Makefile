@@ -156,9 +156,10 @@ smoke:  ## the same with the smallest profile: does everything work here?
 test: lint  ## lint, unit tests and a smoke run in a temporary folder
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: | environment  ## style and import floors
+lint: | environment  ## style, types and import floors
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy --no-error-summary
 	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 
 bench: | environment  ## time and memory of simulation, deconvolution and the training step: results/benchmarks.json
