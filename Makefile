@@ -122,12 +122,27 @@ $(eval $(call page,13-baselines,$(EVALUATIONS) 04-dice 05-table1,,$(strip \
     '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*'),$(FIRST)))
 $(eval $(call page,14-lesions,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/lesion_*',$(FIRST)))
 
-PLAN = $(foreach step,$(STEPS),: $(SPEC.$(step)))
+# Pages for students: part of the book, not of the paper. Those that need no results make their own patients.
+PAPER := $(STEPS)
+# $(call lesson,NAME,PARAMETERS,STEPS BEFORE IT,WHAT IT WRITES)
+lesson = $(eval $(call step,explore-$(1),explore/$(1),$(2),$(3),,$(foreach file,$(4),$(OUT)/explore/$(file))))
+ifeq ($(DATA),)
+$(call lesson,perfusion,,,perfusion_methods.csv)
+$(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
+$(call lesson,patient,,,patient.csv)
+endif
+$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,)
+$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),)
+$(call lesson,metrics,-p cohort $(FIRST),02-train-$(FIRST)-tmax 05-table1,metrics_findings.csv)
+$(call lesson,hyperparameters,-p profile smoke,,)
+$(call lesson,ablations,-p profile smoke,,)
 
+PLANNED := $(if $(filter book status,$(MAKECMDGOALS)),$(STEPS),$(PAPER))
+PLAN = $(foreach step,$(PLANNED),: $(SPEC.$(step)))
 endif
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
-BUILDS := paper figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
+BUILDS := paper book figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
 .PHONY: FORCE build help smoke test bench check verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
@@ -143,13 +158,15 @@ VISIT := $(shell $(RUNNER) stale $(PLAN))
 ifneq ($(.SHELLSTATUS),0)
 $(error the steps cannot be compared with their results; see the line above)
 endif
-$(patsubst %,$(STAMPS)/%.json,$(filter $(STEPS),$(VISIT))): FORCE
+$(patsubst %,$(STAMPS)/%.json,$(filter $(PLANNED),$(VISIT))): FORCE
 $(RESULTS)/manifest.json: $(if $(filter manifest,$(VISIT)),FORCE)
 endif
-$(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(STEPS))
+$(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(PLANNED))
 	@$(PYTHON) -m tof2perf.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))
 
 paper: $(RESULTS)/manifest.json  ## every figure and table of the paper, into results/PROFILE
+book: $(RESULTS)/manifest.json  ## the paper and the pages for students as a site to read in a browser, no network needed
+	@$(PYTHON) -m tof2perf.book $(RESULTS)
 figure1: $(STAMPS)/06-figure1.json  ## one result and what it needs: figure1 .. figure4, appendix4, distributions,
 figure2: $(STAMPS)/07-figure2.json  ## table1, dice
 figure3: $(STAMPS)/08-figure3.json
@@ -161,7 +178,7 @@ dice: $(STAMPS)/04-dice.json
 # What needs a cohort or map that this run does not have.
 $(filter-out $(patsubst %,$(STAMPS)/%.json,$(STEPS)),$(STAMPS)/08-figure3.json $(STAMPS)/10-appendix4.json):
 	@echo "$(basename $(notdir $@)): no cohort of this run ($(COHORTS)) has what it shows" >&2; exit 1
-$(BUILDS):
+$(filter-out book,$(BUILDS)):
 	@echo "$@: up to date in $(RESULTS)"
 endif
 
@@ -171,9 +188,10 @@ smoke:  ## the same with the smallest profile: does everything work here?
 test: lint  ## lint, unit tests and a smoke run in a temporary folder
 	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: | environment  ## style and import floors
+lint: | environment  ## style, types and import floors
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy --no-error-summary
 	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as lint; lint()" --no-logo
 
 bench: | environment  ## time and memory of simulation, deconvolution and the training step: results/benchmarks.json
@@ -206,7 +224,7 @@ lab: | environment  ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks
 
 clean:  ## remove figures, tables and caches, never data or models
-	rm -rf $(RESULTS)/figures $(RESULTS)/tables $(RESULTS)/failed $(RESULTS)/manifest.json
+	rm -rf $(RESULTS)/figures $(RESULTS)/tables $(RESULTS)/book $(RESULTS)/failed $(RESULTS)/manifest.json
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 clean-all: clean  ## remove all that was generated, of every profile, and .venv
@@ -244,7 +262,7 @@ lock:  ## take the newest versions that fit pyproject.toml into requirements-loc
 	rm -rf .venv.new
 	python3 -m venv .venv.new
 	.venv.new/bin/python -m pip install -qq torch==$(TORCH) setuptools
-	.venv.new/bin/python -m pip install -qq --no-build-isolation -e .[dev]
+	.venv.new/bin/python -m pip install -qq --no-build-isolation -e .[book,dev]
 	{ echo '# Exact versions of everything, written by `make lock`; .venv and environment.yml both install from this file.'; \
 	  echo '# What torch adds for NVIDIA GPUs on Linux it pins exactly itself.'; \
 	  { .venv.new/bin/python -m pip freeze -qq --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; \

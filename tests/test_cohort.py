@@ -49,6 +49,13 @@ def test_a_singular_affine_is_an_error(tmp_path, rng):
         files.read_volume(path)
 
 
+def test_a_surface_is_no_volume_and_is_named(tmp_path):
+    path = tmp_path / "sub-0001_surface.gii"
+    nib.save(nib.gifti.GiftiImage(), path)
+    with pytest.raises(files.CohortError, match=r"sub-0001_surface.gii: cannot be read \(no volume"):
+        files.read_volume(path)
+
+
 def test_a_truncated_file_is_an_error(tmp_path, rng):
     path = tmp_path / "a.nii.gz"
     files.write_volume(path, rng.normal(size=(20, 20, 20)), np.eye(4))

@@ -47,10 +47,10 @@ def all_imports(path: Path) -> set[str]:
 
 
 @functools.cache
-def planned_steps() -> list[steps.Step]:
+def planned_steps(goal: str = "paper", data: str = "") -> list[steps.Step]:
     """The steps as the Makefile declares them."""
     done = subprocess.run(
-        ["make", "-n", "INSIDE=1", f"PYTHON={sys.executable}", "ROOT=/nowhere", "paper"],
+        ["make", "-n", "INSIDE=1", f"PYTHON={sys.executable}", "ROOT=/nowhere", f"DATA={data}", goal],
         cwd=REPOSITORY,
         env={"PATH": "/usr/bin:/bin:/usr/local/bin"},
         capture_output=True,
@@ -178,6 +178,22 @@ def test_the_makefile_and_the_notebooks_agree():
         notebook = fingerprints.read_notebook(FOLDER / f"{step.notebook}.ipynb")
         fingerprints.check_parameters(notebook, step.parameters)
         assert notebook.parameters.keys() - {"profile", "root", "data"} == step.parameters.keys(), step.name
+
+
+def test_the_book_has_a_step_for_every_page_for_students_and_the_paper_for_none():
+    pages = planned_steps("book")[len(planned_steps()) :]
+    assert planned_steps("book")[: len(planned_steps())] == planned_steps()
+    assert {page.notebook for page in pages} == {f"explore/{path.stem}" for path in EXPLORE}
+    earlier = {step.name for step in planned_steps()}
+    for page in pages:
+        notebook = fingerprints.read_notebook(FOLDER / f"{page.notebook}.ipynb")
+        fingerprints.check_parameters(notebook, page.parameters)
+        assert page.name == f"explore-{Path(page.notebook).stem}" and set(page.after) <= earlier
+
+
+def test_the_book_of_own_data_has_no_page_that_simulates(tmp_path):
+    pages = {step.name for step in planned_steps("book", str(tmp_path))} - {step.name for step in planned_steps()}
+    assert pages == {f"explore-{name}" for name in ("gan", "browse", "metrics", "hyperparameters", "ablations")}
 
 
 def test_the_plan_names_every_step_once_and_upstream_first():

@@ -149,6 +149,20 @@ def test_the_page_on_metrics_runs_on_these_results(copy, paper, tmp_path, monkey
     assert "simulated cohort, profile smoke" in (paper / "explore" / "metrics_findings.csv").read_text()
 
 
+def test_a_figure_notebook_run_alone_draws_what_make_drew(copy, paper, tmp_path, monkeypatch):
+    """What an author sees in JupyterLab is what ``make paper`` takes: the same bytes, so that nothing is stale."""
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    make(copy, "paper")
+    drawn = {path: path.read_bytes() for path in (paper / "figures").glob("figure2.*")}
+    for path in drawn:
+        path.unlink()
+    page = copy / "notebooks" / "07-figure2.ipynb"
+    given = {"profile": "smoke"}
+    run_notebook(page, tmp_path / "figure2.ipynb", parameters=given, failed=tmp_path / "failed.ipynb")
+    assert {path: path.read_bytes() for path in drawn} == drawn and len(drawn) >= 3
+    assert started(make(copy, "paper")) == set()
+
+
 def test_a_run_agrees_with_itself_and_not_with_another(copy, paper, tmp_path):
     shutil.rmtree(copy / "results" / "reference" / "smoke", ignore_errors=True)
     reference = copy / "results" / "reference" / "smoke"

@@ -166,6 +166,17 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def test_a_page_in_a_subfolder_finds_the_root_and_profile_that_it_is_given(tmp_path):
+    place = Place(REPOSITORY, tmp_path, "laptop", "laptop")
+    for step in (Step("05-table1", "05-table1"), Step("explore-gan", "explore/gan", {"profile": "smoke"})):
+        given = place.parameters(step)
+        assert (place.notebook(step).parent / given["root"]).resolve() == tmp_path
+    assert given["profile"] == "smoke"
+    smoke, _ = steps.current_inputs(step, place, {})
+    laptop, _ = steps.current_inputs(Step("explore-gan", "explore/gan"), place, {})
+    assert smoke["profile"] != laptop["profile"]
+
+
 def test_everything_runs_once_and_then_nothing(place, ran):
     assert set(states(place).values()) == {"missing"}
     make(place)

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from isal import isal_zlib
+from nibabel.spatialimages import SpatialImage
 
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
@@ -339,6 +340,8 @@ def read_volume(path: Path, *, ndim: int = 3) -> nib.Nifti1Image:
         raise CohortError(f"{path}: missing; provide the file or leave the patient out of participants.tsv")
     try:
         image = nib.load(path)
+        if not isinstance(image, SpatialImage):
+            raise ValueError("no volume but a surface or a track")
         data = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,5 +1,6 @@
 """A preprocessed cohort of a few small volumes, made in a second, to try a study on before it costs an hour."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ VOXEL_MM = (10.0, 10.0, 14.0)
 SPLITS = {"train": 6, "validation": 2}
 
 
-def write_example(folder: Path, *, seed: int) -> Path:
+def write_example(folder: Path, *, seed: int, splits: Mapping[str, int] = SPLITS) -> Path:
     """Write heads that are balls, in half of which vessels are missing on one side and blood arrives late there.
 
     Every number is an assumption; what is learned from them says nothing about patients or the phantom.
@@ -20,6 +21,7 @@ def write_example(folder: Path, *, seed: int) -> Path:
     Args:
         folder: becomes the preprocessed cohort.
         seed: which heads.
+        splits: how many heads a split.
 
     Returns:
         The folder.
@@ -29,8 +31,8 @@ def write_example(folder: Path, *, seed: int) -> Path:
     axes = (np.linspace(-1, 1, length) for length in SHAPE)
     x, y, z = np.meshgrid(*axes, indexing="ij")
     brain = x**2 + y**2 + z**2 < 0.9
-    rows = []
-    for split, count in SPLITS.items():
+    rows: list[str] = []
+    for split, count in splits.items():
         for number in range(count):
             patient = f"sub-{len(rows) + 1:04d}"
             side = rng.choice([-1, 1]) if number % 2 == 0 else 0

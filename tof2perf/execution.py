@@ -126,6 +126,7 @@ def run_notebook(
     # Text bars in place of widgets: a stored notebook must be readable without a kernel. tqdm chooses them when a
     # variable's name begins so; there is no other switch.
     os.environ["SPYDER_TEXT_BARS"] = "1"
+    os.environ["TOF2PERF_STORED"] = "1"  # and drawings in place of sliders: tof2perf.sliders
     error: ExecutionError | None = None
     try:
         try:

@@ -1,9 +1,13 @@
 """The five perfusion maps: name, unit, physical range, colour map, label, and the scaling to [-1, 1]."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-Values = TypeVar("Values")  # numpy array or torch tensor
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Values = TypeVar("Values", "np.ndarray", "torch.Tensor")
 
 # TOF intensities have no unit. Preprocessing divides each TOF by the median of its own brain, so that parenchyma lies
 # near 1 and inflowing blood near 2 to 3; this range (in medians) is mapped to [-1, 1]. Assumption, the same for all.

@@ -284,7 +284,7 @@ def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str
 def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     """Turn parsed YAML into the annotated type, strictly: nothing is guessed and nothing is ignored."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         _expect(isinstance(value, dict), where, "a mapping", value)
         fields = {field.name: field for field in dataclasses.fields(kind)}
         hints = typing.get_type_hints(kind)

@@ -29,7 +29,7 @@ class Step:
 
     Attributes:
         name: unique, the stamp's and the executed notebook's name.
-        notebook: stem of a file in ``notebooks/``.
+        notebook: path of a file in ``notebooks/``, without its suffix.
         parameters: values beside profile, root and data, which are given wherever a notebook has them.
         after: steps whose results it reads.
         inputs: files or folders, beside those results, that it reads.
@@ -86,7 +86,7 @@ class Place:
     def parameters(self, step: Step) -> dict[str, Any]:
         """All values the notebook is called with; paths are relative so that results name no machine."""
         known = fingerprints.read_notebook(self.notebook(step)).parameters
-        root = os.path.relpath(self.root.resolve(), (self.repository / "notebooks").resolve())
+        root = os.path.relpath(self.root.resolve(), self.notebook(step).parent.resolve())
         data = str(Path(self.data).resolve()) if self.data else ""
         common = {"profile": self.profile, "root": root, "data": data}
         return {name: value for name, value in common.items() if name in known} | step.parameters
@@ -202,7 +202,8 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
     trees = notebook.trees()
     modules = fingerprints.module_files(trees, place.repository)
     chains = fingerprints.profile_keys(trees, notebook.parameters | parameters)
-    profile_file = place.repository / "notebooks" / "profiles" / f"{place.profile}.yaml"
+    profile = parameters.get("profile", place.profile)  # a page for students may try itself on a smaller one
+    profile_file = place.repository / "notebooks" / "profiles" / f"{profile}.yaml"
     lock = place.repository / "requirements-lock.txt"
     files = look_all(files_under(step.inputs, place.repository), place.repository, known_files)
     hashes = {

@@ -1,21 +1,23 @@
-"""Numbers in the README come from results: fills the tables between its marks from results/reference/laptop.
+"""Numbers in prose come from results: fills the tables between the marks of a text from one run's folder.
 
-``python tests/readme_numbers.py`` rewrites README.md; a test checks that nothing is left to rewrite.
+``python -m tof2perf.numbers`` rewrites README.md from results/reference/laptop; a test checks that nothing is left to
+rewrite. The pages of the book have the same marks and are filled from the run that they show.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-import benchmark_tables
 import pandas as pd
 
 from tof2perf.maps import MAPS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-REFERENCE = REPOSITORY / "results" / "reference" / "laptop"
-MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PUBLISHED = REPOSITORY / "data" / "published"
+ABSENT = "*This run has no such numbers.*\n"
+MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -29,11 +31,11 @@ def number(value: float, digits: int) -> str:
     return "n.d." if pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
-def errors() -> str:
+def errors(results: Path) -> str:
     """Mean absolute error in the brain of GAN, mean map and oracle, with the verdict on GAN against mean map."""
-    table = pd.read_csv(REFERENCE / "tables" / "table1.csv")
+    table = pd.read_csv(results / "tables" / "table1.csv")
     table = table[(table.convention == "brain") & (table.metric == "mae")].set_index(["cohort", "map", "predictor"])
-    words = pd.read_csv(REFERENCE / "tables" / "comparison.csv")
+    words = pd.read_csv(results / "tables" / "comparison.csv")
     words = words[(words.convention == "brain") & (words.metric == "mae") & (words.against == "mean-map")]
     rows = []
     for row in words.itertuples():
@@ -47,9 +49,9 @@ def errors() -> str:
     return markdown(header, rows)
 
 
-def lesions() -> str:
+def lesions(results: Path) -> str:
     """Overlap of lesions, by predictor."""
-    found = json.loads((REFERENCE / "tables" / "dice_summary.json").read_text(encoding="utf-8"))["predictors"]
+    found = json.loads((results / "tables" / "dice_summary.json").read_text(encoding="utf-8"))["predictors"]
     rows = []
     for name, row in found.items():
         interval = f"{number(row['median'], 2)} ({number(row['median_low'], 2)} to {number(row['median_high'], 2)})"
@@ -60,10 +62,10 @@ def lesions() -> str:
     return markdown([*header, "false alarms"], rows)
 
 
-def sites() -> str:
+def sites(results: Path) -> str:
     """Dice of the GAN by site of the occlusion, and whether the TOF shows it."""
-    dice = pd.read_csv(REFERENCE / "tables" / "dice.csv")
-    people = pd.read_csv(REFERENCE / "explore" / "phantom_patients.csv")
+    dice = pd.read_csv(results / "tables" / "dice.csv")
+    people = pd.read_csv(results / "explore" / "phantom_patients.csv")
     people = people[people.cohort == "acute"].set_index("participant_id")
     dice = dice[~dice.excluded].join(people[["occlusion_site", "visible"]], on="participant_id")
     rows = []
@@ -73,9 +75,9 @@ def sites() -> str:
     return markdown(["site", "seen in the TOF", "lesions", "GAN, median Dice", "oracle, median Dice"], rows)
 
 
-def phantom() -> str:
+def phantom(results: Path) -> str:
     """The simulated cohorts beside cited values."""
-    table = pd.read_csv(REFERENCE / "explore" / "phantom.csv")
+    table = pd.read_csv(results / "explore" / "phantom.csv")
     rows = []
     for row in table.itertuples():
         digits = 0 if row.median >= 10 else 2
@@ -84,9 +86,9 @@ def phantom() -> str:
     return markdown(["cohort", "quantity", "simulated: median (middle half)", "patients", "cited", "source"], rows)
 
 
-def truth() -> str:
+def truth(results: Path) -> str:
     """What the pipeline found beside what the phantom knows."""
-    table = pd.read_csv(REFERENCE / "explore" / "truth.csv").set_index(["quantity", "cohort"])
+    table = pd.read_csv(results / "explore" / "truth.csv").set_index(["quantity", "cohort"])
     rows = []
     for quantity, digits, text in (
         ("motion_mm", 2, "movement between TOF and DSC, mean over the brain (mm)"),
@@ -109,9 +111,9 @@ def truth() -> str:
     return markdown(["mean over patients (least to most)", "acute", "pegasus"], rows)
 
 
-def methods() -> str:
+def methods(results: Path) -> str:
     """Errors of the deconvolution methods."""
-    table = pd.read_csv(REFERENCE / "explore" / "perfusion_methods.csv")
+    table = pd.read_csv(results / "explore" / "perfusion_methods.csv")
     rows = [
         [
             row.method,
@@ -134,9 +136,9 @@ def methods() -> str:
     return markdown(header, rows)
 
 
-def study() -> str:
+def study(results: Path) -> str:
     """The three best and the worst trial of the search of hyperparameters, and the profile's values before it."""
-    trials = pd.read_csv(REFERENCE / "hyperparameters" / "acute_tmax_dice" / "trials.csv")
+    trials = pd.read_csv(results / "hyperparameters" / "acute_tmax_dice" / "trials.csv")
     done = trials[trials.state == "COMPLETE"].sort_values("value", ascending=False)
     shown = pd.concat([done.head(3), done[done.number == 0], done.tail(1)]).drop_duplicates("number")
     names = [name for name in trials if name.startswith("params_")]
@@ -150,11 +152,11 @@ def study() -> str:
     return text + markdown(["trial", "Dice", *(name.removeprefix("params_").replace("_", " ") for name in names)], rows)
 
 
-def ablations() -> str:
+def ablations(results: Path) -> str:
     """What each choice of the method is worth on the validation split."""
     rows = []
     for cohort in ("acute", "pegasus"):
-        for row in pd.read_csv(REFERENCE / "ablations" / f"ablations_{cohort}.csv").itertuples():
+        for row in pd.read_csv(results / "ablations" / f"ablations_{cohort}.csv").itertuples():
             dice = f"{number(row.dice_mean, 2)} ({row.lesions})" if row.lesions else "no lesion"
             error = number(row.mae, 3 if row.mae < 0.5 else 2)
             cells = [error, dice, f"{row.best_epoch} of {row.epochs}", number(row.seconds, 0)]
@@ -163,26 +165,94 @@ def ablations() -> str:
     return markdown(header, rows)
 
 
-def benchmarks() -> str:
+def benchmarks(results: Path) -> str:
     """Time and memory, from `make bench`."""
-    measured = REPOSITORY / "results" / "reference" / "benchmarks.json"
-    return benchmark_tables.tables(json.loads(measured.read_text(encoding="utf-8"))) + "\n"
+    return (results / "benchmarks.md").read_text(encoding="utf-8")
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (errors, lesions, sites, phantom, truth, methods, study, ablations, benchmarks)
+def table1(results: Path) -> str:
+    """Table 1 in the paper's convention: published values, this run's GAN, and its baselines."""
+    table = pd.read_csv(results / "tables" / "table1.csv")
+    predictors = [name for name in ("gan", "mean-map", "constant", "oracle") if name in set(table.predictor)]
+    table = table[table.convention == "paper"].set_index(["cohort", "map", "metric", "predictor"])
+    printed = pd.read_csv(PUBLISHED / "table1.csv").set_index(["cohort", "map", "metric"])
+    rows = []
+    cohorts = dict.fromkeys(key[0] for key in table.index)
+    for cohort, name, metric in itertools.product(cohorts, MAPS, ("ssim", "psnr", "mae", "nrmse")):
+        published = _spread(printed.loc[cohort, name, metric]) if (cohort, name, metric) in printed.index else "–"
+        found = [(cohort, name, metric, predictor) for predictor in predictors]
+        cells = [_spread(table.loc[key]) if key in table.index else "–" for key in found]
+        rows.append([cohort, MAPS[name].label, metric.upper(), published, *cells])
+    titles = {"gan": "GAN", "mean-map": "mean map"}
+    header = ["cohort", "map", "metric", "paper (real patients)"]
+    return markdown([*header, *(f"{titles.get(name, name)}, this run" for name in predictors)], rows)
+
+
+def _spread(row: pd.Series) -> str:
+    """Mean and standard deviation as the paper prints them."""
+    return number(row["mean"], 3) + (f" ({number(row['sd'], 3)})" if row["n"] > 1 else "")
+
+
+def claimed(results: Path) -> str:
+    """Overlap of lesions as published, beside this run's."""
+    paper = json.loads((PUBLISHED / "dice.json").read_text(encoding="utf-8"))
+    run = json.loads((results / "tables" / "dice_summary.json").read_text(encoding="utf-8"))["predictors"]["gan"]
+    rows = []
+    for name, found in (("paper (real patients)", paper), ("GAN, this run", run)):
+        quartiles = f"{number(found['quartile_25'], 2)} to {number(found['quartile_75'], 2)}"
+        cells = [number(found["mean"], 2), number(found["median"], 2), quartiles]
+        rows.append([name, str(found["analysed"]), str(found["excluded"]), *cells])
+    return markdown(["", "analysed", "excluded", "mean Dice", "median", "middle half"], rows)
+
+
+def findings(results: Path) -> str:
+    """What the audit of the metrics found."""
+    table = pd.read_csv(results / "explore" / "metrics_findings.csv")
+    rows = [[row.finding, f"{row.value:.3g}", str(row.meaning)] for row in table.itertuples()]
+    return markdown(["finding", "value", "meaning"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    table.__name__: table
+    for table in (
+        errors,
+        lesions,
+        sites,
+        phantom,
+        truth,
+        methods,
+        study,
+        ablations,
+        benchmarks,
+        table1,
+        claimed,
+        findings,
+    )
 }
 
 
-def render(text: str) -> str:
-    """The text with every marked table as the reference results give it.
+def render(text: str, results: Path) -> str:
+    """The text with every marked table as one run's results give it.
+
+    Args:
+        text: Markdown with marks ``<!-- numbers: NAME -->`` and ``<!-- end -->``, what stands between them is replaced.
+        results: the run's folder. A table whose files it lacks is replaced by a sentence that says so.
 
     Raises:
         KeyError: a mark names no table.
     """
-    return MARK.sub(lambda found: found[1] + TABLES[found["name"]]() + found[3], text)
+
+    def fill(found: re.Match) -> str:
+        table = TABLES[found["name"]]
+        try:
+            return found[1] + table(results) + found[3]
+        except FileNotFoundError:
+            return found[1] + ABSENT + found[3]
+
+    return MARK.sub(fill, text)
 
 
 if __name__ == "__main__":
     readme = REPOSITORY / "README.md"
-    readme.write_text(render(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    written = render(readme.read_text(encoding="utf-8"), REPOSITORY / "results" / "reference" / "laptop")
+    readme.write_text(written, encoding="utf-8")
