@@ -192,6 +192,8 @@ def test_the_book_has_a_step_for_every_page_for_students_and_the_paper_for_none(
 
 
 def test_the_book_of_own_data_has_no_page_that_simulates(tmp_path):
+    for cohort in ("acute", "pegasus"):
+        (tmp_path / cohort / "sub-0001" / "anat").mkdir(parents=True)
     pages = {step.name for step in planned_steps("book", str(tmp_path))} - {step.name for step in planned_steps()}
     assert pages == {f"explore-{name}" for name in ("gan", "browse", "metrics", "hyperparameters", "ablations")}
 
