@@ -1,5 +1,7 @@
 """Profiles and the map registry: nothing unknown, nothing of the wrong type, exact scaling."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import yaml
@@ -111,6 +113,15 @@ def test_a_simulated_cohort_needs_its_protocol(tmp_path, laptop):
     del laptop["cohorts"]["acute"]["echo_time_s"]
     with pytest.raises(profiles.ProfileError, match="key 'echo_time_s' is missing; a cohort with a disease"):
         load(tmp_path, laptop)
+
+
+def test_a_cohort_without_its_protocol_is_not_simulated_by_chance():
+    acute = profiles.load_profile("laptop").cohorts["acute"]
+    assert acute.simulation.disease == acute.disease and acute.simulation.frames == acute.frames
+    for key in ("repetition_time_s", "echo_time_s", "frames", "head_moves", "perfusion", "disease"):
+        cohort = dataclasses.replace(acute, title="ours", **{key: None})
+        with pytest.raises(profiles.ProfileError, match=f"^cohort 'ours': key '{key}' is missing; add it"):
+            _ = cohort.simulation
 
 
 @pytest.mark.parametrize("twin", ["clinic", "pegasus", "nobody"])

@@ -289,7 +289,8 @@ def _gain_by_mirroring(image: nib.Nifti1Image, other: nib.Nifti1Image) -> float:
     dice = []
     for volume in (outline, np.flip(outline, axis)):
         there = spatial.resample(nib.Nifti1Image(volume, other.affine), grid) > 0.5
-        dice.append(2 * np.count_nonzero(there & head) / max(np.count_nonzero(there) + np.count_nonzero(head), 1))
+        both, total = int(np.count_nonzero(there & head)), int(np.count_nonzero(there) + np.count_nonzero(head))
+        dice.append(2 * both / max(total, 1))
     return dice[1] - dice[0]
 
 

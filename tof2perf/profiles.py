@@ -46,6 +46,18 @@ class PerfusionProfile:
 
 
 @dataclass(frozen=True)
+class SimulationProfile:
+    """What the phantom needs of a cohort, complete: the optional keys of the cohort, all of them given."""
+
+    repetition_time_s: float
+    echo_time_s: float
+    frames: int
+    head_moves: float
+    perfusion: PerfusionProfile
+    disease: DiseaseProfile
+
+
+@dataclass(frozen=True)
 class CohortProfile:
     """One cohort: its splits, what its patients were scanned with, and how it is simulated, if it ever is.
 
@@ -74,6 +86,25 @@ class CohortProfile:
     def simulated(self) -> bool:
         """Whether the phantom can make this cohort."""
         return self.disease is not None
+
+    @property
+    def simulation(self) -> SimulationProfile:
+        """The keys by which the phantom makes this cohort.
+
+        Raises:
+            ProfileError: one of them is missing.
+        """
+        if self.missing:
+            name = f"cohort '{self.title}'" if self.title else "a cohort without a title"
+            raise ProfileError(f"{name}: key '{self.missing[0]}' is missing; add it, the phantom needs it to simulate")
+        return SimulationProfile(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(SimulationProfile)}
+        )
+
+    @property
+    def missing(self) -> list[str]:
+        """The keys that a simulation would need and that are not given."""
+        return [field.name for field in dataclasses.fields(SimulationProfile) if getattr(self, field.name) is None]
 
     @property
     def modality(self) -> str:
@@ -251,9 +282,10 @@ def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str 
 
 def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str) -> None:
     """Refuse what would fail, or pass unnoticed, hours later."""
-    for key in ("repetition_time_s", "echo_time_s", "frames", "head_moves", "perfusion"):
-        if cohort.simulated and getattr(cohort, key) is None:
-            raise ProfileError(f"{where}: key '{key}' is missing; a cohort with a disease is simulated and needs it")
+    if cohort.simulated and cohort.missing:
+        raise ProfileError(
+            f"{where}: key '{cohort.missing[0]}' is missing; a cohort with a disease is simulated and needs it"
+        )
     unknown = [entry for entry in cohort.maps if entry not in MAPS]
     if unknown or "tmax" not in cohort.maps:
         raise ProfileError(f"{where}, maps: choose from {', '.join(MAPS)}; tmax must be one, it defines the lesions")

@@ -157,6 +157,7 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
         name: the cohort's name.
         cohort: the disease, which chooses the published protocol, and the perfusion analysis.
     """
+    simulation = cohort.simulation
     description = {
         "Name": f"simulated cohort {name}",
         "BIDSVersion": BIDS_VERSION,
@@ -181,11 +182,12 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
     }
     files.write_json(folder / "dataset_description.json", description)
     files.write_json(folder / "participants.json", COLUMNS)
-    files.write_text(folder / "README", README.format(name=name, site=get_protocol(cohort.disease.course).site))
+    files.write_text(folder / "README", README.format(name=name, site=get_protocol(simulation.disease.course).site))
     files.write_text(folder / ".bidsignore", RAW_IGNORED)
 
-    analysis = f"{METHODS[cohort.perfusion.method]}, arterial input {AIFS[cohort.perfusion.aif]}, head motion " + (
-        "corrected" if cohort.perfusion.motion_correction else "not corrected"
+    analysis = (
+        f"{METHODS[simulation.perfusion.method]}, arterial input {AIFS[simulation.perfusion.aif]}, head motion "
+        + ("corrected" if simulation.perfusion.motion_correction else "not corrected")
     )
     derived = description | {"DatasetType": "derivative", "SourceDatasets": [{"URL": "../.."}]}
     for part, title, text, ignored in (

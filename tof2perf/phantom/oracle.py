@@ -65,13 +65,14 @@ def oracle_maps(
         phantom: grids.
         rng: places the blood of the vessels inside their voxels.
     """
-    disease = seen_disease(patient.disease, cohort.disease)
+    simulation = cohort.simulation
+    disease = seen_disease(patient.disease, simulation.disease)
     expected = dataclasses.replace(
         patient,
         disease=disease,
         perfusion=true_perfusion(patient.head, patient.tree, disease, rng=None),
-        bolus=average_bolus(prebolus_s=PREBOLUS_FRAMES * cohort.repetition_time_s),
-        poses=np.repeat(np.eye(4)[None], cohort.frames, axis=0),
+        bolus=average_bolus(prebolus_s=PREBOLUS_FRAMES * simulation.repetition_time_s),
+        poses=np.repeat(np.eye(4)[None], simulation.frames, axis=0),
     )
     centre = patient.head.to_scanner(np.array([DSC_CENTRE_MM]))[0]
     affine = scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centre)
@@ -84,18 +85,18 @@ def oracle_maps(
         poses=expected.poses,
         affine=affine,
         shape=phantom.dsc_shape,
-        tr=cohort.repetition_time_s,
-        te=cohort.echo_time_s,
+        tr=simulation.repetition_time_s,
+        te=simulation.echo_time_s,
         snr=np.inf,
         rng=rng,
     )
-    placed = cohort.perfusion.aif == "contralateral M2"
+    placed = simulation.perfusion.aif == "contralateral M2"
     _, maps = perfusion_of_series(
         series,
-        tr=cohort.repetition_time_s,
-        te=cohort.echo_time_s,
+        tr=simulation.repetition_time_s,
+        te=simulation.echo_time_s,
         voxel_mm=phantom.dsc_voxel_mm,
-        analysis=dataclasses.replace(cohort.perfusion, motion_correction=False),
+        analysis=dataclasses.replace(simulation.perfusion, motion_correction=False),
         artery=contralateral_m2(expected, affine, phantom, rng) if placed else None,
     )
     return maps, affine

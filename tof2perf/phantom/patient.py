@@ -46,6 +46,7 @@ class Patient:
 
 def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator) -> Patient:
     """Draw a patient: head, arteries, disease, perfusion, bolus and the movement between the scans."""
+    simulation = cohort.simulation
     head = make_head(spacing_mm=phantom.head_mm, rng=rng)
     template = load_template()
     demand = (GM_CBF * template.gm + WM_CBF * template.wm).ravel()
@@ -53,16 +54,16 @@ def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.rand
     voxels = np.stack(np.unravel_index(chosen, template.gm.shape), axis=1) + rng.uniform(-0.5, 0.5, (len(chosen), 3))
     tree = grow_tree(tissue=voxels @ template.affine[:3, :3].T + template.affine[:3, 3], rng=rng)
     head = open_cisterns(head, head.to_scanner(tree.position[: tree.trunk_nodes]))
-    disease = draw_disease(tree, cohort.disease, rng=rng)
+    disease = draw_disease(tree, simulation.disease, rng=rng)
     perfusion = true_perfusion(head, tree, disease, rng=rng)
-    bolus = draw_bolus(prebolus_s=PREBOLUS_FRAMES * cohort.repetition_time_s, rng=rng)
+    bolus = draw_bolus(prebolus_s=PREBOLUS_FRAMES * simulation.repetition_time_s, rng=rng)
     centre = head.to_scanner(np.array([TOF_CENTRE_MM]))[0]
     angles = rng.uniform(-1, 1, 3) * phantom.max_rotation_deg
     shift = rng.uniform(-1, 1, 3) * phantom.max_translation_mm
-    poses = np.repeat(rigid(angles, shift, centre)[None], cohort.frames, axis=0)
+    poses = np.repeat(rigid(angles, shift, centre)[None], simulation.frames, axis=0)
     # People lie still until they feel the contrast agent, then may stir at any frame (assumption).
-    felt = int(np.ceil(bolus.arrival_s / cohort.repetition_time_s))
-    for frame in rng.integers(felt, cohort.frames, rng.poisson(cohort.head_moves)):
+    felt = int(np.ceil(bolus.arrival_s / simulation.repetition_time_s))
+    for frame in rng.integers(felt, simulation.frames, rng.poisson(simulation.head_moves)):
         move = rigid(rng.normal(0, phantom.move_deg, 3), rng.normal(0, phantom.move_mm, 3), centre)
         poses[frame:] = move @ poses[frame:]
     return Patient(head, tree, disease, perfusion, bolus, poses)
@@ -109,12 +110,12 @@ def simulate_patient(
             return record["participant"]
         record_path.unlink()
 
-    rng = patient_stream(seed)
+    simulation, rng = cohort.simulation, patient_stream(seed)
     patient = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
     centres = patient.head.to_scanner(np.array([TOF_CENTRE_MM, DSC_CENTRE_MM]))
     tof_affine = scanner.grid_affine(phantom.tof_shape, phantom.tof_voxel_mm, centres[0])
     dsc_affine = scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centres[1])
-    tr, te = cohort.repetition_time_s, cohort.echo_time_s
+    tr, te, analysis = simulation.repetition_time_s, simulation.echo_time_s, simulation.perfusion
     parts = patient.head, patient.tree, patient.disease
     tof = scanner.acquire_tof(*parts, affine=tof_affine, shape=phantom.tof_shape, snr=phantom.tof_snr, rng=rng)
     series = scanner.acquire_dsc(
@@ -129,9 +130,9 @@ def simulate_patient(
         snr=phantom.dsc_snr,
         rng=rng,
     )
-    artery = contralateral_m2(patient, dsc_affine, phantom, rng) if cohort.perfusion.aif == "contralateral M2" else None
+    artery = contralateral_m2(patient, dsc_affine, phantom, rng) if analysis.aif == "contralateral M2" else None
     reference, maps = perfusion_of_series(
-        series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=cohort.perfusion, artery=artery
+        series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=analysis, artery=artery
     )
 
     files.write_volume(files.tof_path(folder, name), tof, tof_affine)
@@ -143,7 +144,7 @@ def simulate_patient(
     _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
-    participant = draw_participant(cohort.disease.course, seed) | {
+    participant = draw_participant(simulation.disease.course, seed) | {
         "disease": patient.disease.course,
         "occlusion_site": first.site if first else "none",
         "side": "bilateral" if len(patient.disease.lesions) > 1 else first.side if first else "none",

@@ -134,7 +134,7 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     def refine(grid: np.ndarray) -> np.ndarray:
         return np.einsum("xi,yj,zk,ijk->xyz", *halves, grid, optimize=True)
 
-    def vary(shape: tuple[int, ...], step_mm: float, length_mm: float) -> np.ndarray:
+    def vary(shape: tuple[int, int, int], step_mm: float, length_mm: float) -> np.ndarray:
         if rng is None:
             return np.zeros(shape, dtype=np.float32)
         return smooth_field(shape, spacing_mm=(step_mm,) * 3, length_mm=length_mm, rng=rng)
@@ -151,8 +151,8 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     white = head.wm / np.maximum(head.gm + head.wm, 0.05)
     through_s = ndimage.gaussian_filter(GM_TRANSIT_S + (WM_TRANSIT_S - GM_TRANSIT_S) * white, 1.0)
     reach_s = _reach_for_volume(
-        lambda reach: np.count_nonzero(
-            (arrival + through_s[coarse] + added_s(reach) > HYPOPERFUSED_DELAY_S) & brain[coarse]
+        lambda reach: float(
+            np.count_nonzero((arrival + through_s[coarse] + added_s(reach) > HYPOPERFUSED_DELAY_S) & brain[coarse])
         ),
         disease.hypoperfused_ml * 1000.0 / spacing_mm**3,
     )
@@ -169,7 +169,8 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     fields = np.zeros((6, *brain.shape), dtype=np.float32)
     fields[:, brain] = cbf, cbv, mtt, delay, np.minimum(DISPERSION * added, 4.5), whole
     shape = TRANSIT_SHAPE * (1.0 if rng is None else float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal())))
-    return Perfusion(*fields, shape, reach_s)
+    cbf, cbv, mtt, delay, dispersion, supply = fields
+    return Perfusion(cbf, cbv, mtt, delay, dispersion, supply, shape, reach_s)
 
 
 def _between(coarse: int, fine: int) -> np.ndarray:

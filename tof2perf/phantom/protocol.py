@@ -135,7 +135,7 @@ def tof_sidecar(cohort: CohortProfile, phantom: PhantomProfile) -> dict[str, Any
 
 def dsc_sidecar(cohort: CohortProfile, phantom: PhantomProfile) -> dict[str, Any]:
     """Sidecar of a DSC series: BIDS fields of what was simulated, contrast agent, and the published protocol."""
-    protocol = get_protocol(cohort.disease.course)
+    protocol = get_protocol(cohort.simulation.disease.course)
     return (
         _common(cohort)
         | protocol.dsc
@@ -156,9 +156,10 @@ def dsc_sidecar(cohort: CohortProfile, phantom: PhantomProfile) -> dict[str, Any
 
 def _common(cohort: CohortProfile) -> dict[str, Any]:
     """What both scans share. The institution says that there was none, so that no file passes for a patient's."""
+    protocol = get_protocol(cohort.simulation.disease.course)
     return {
         "Simulated": True,
-        "InstitutionName": f"none: simulated with the protocol of {get_protocol(cohort.disease.course).site}",
+        "InstitutionName": f"none: simulated with the protocol of {protocol.site}",
         "Manufacturer": "Siemens Healthcare",
         "MagneticFieldStrength": 3,
         "NonlinearGradientCorrection": False,

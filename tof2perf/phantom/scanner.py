@@ -227,14 +227,14 @@ def acquire_dsc(
     baseline = sum(relaxed[kind] * getattr(head, kind) for kind in relaxed)
     baseline = (baseline + 0.08 * head.scalp) * (1000.0 / relaxed["gm"])
     # Times are averages over the perfused part of a voxel, so they are weighted with flow.
-    fields = (
+    weighted = (
         baseline,
         perfusion.cbf,
         perfusion.cbv,
         *(f * perfusion.cbf for f in (perfusion.delay, perfusion.dispersion)),
     )
     sigma = np.diag(affine)[:3] / FWHM_PER_SIGMA / np.diag(head.affine)[:3]
-    fields = [ndimage.gaussian_filter(field, sigma, truncate=3.0) for field in fields]
+    fields = [ndimage.gaussian_filter(field, sigma, truncate=3.0) for field in weighted]
     way = circulate(tree, disease)
     arrives_s = way.arrival_s(tree)
     radius_mm = np.where(way.supply > 0, tree.radius_mm, 0.0)

@@ -14,9 +14,11 @@ M1_DIAMETER_MM = 3.1  # assumption; SD 0.25 over patients
 M1_FLOW_ML_S = 2.5  # 21 % of 717 ml/min (doi 10.1038/jcbfm.2014.241), 33 cm/s at that diameter
 CAVERNOUS_DIAMETER_MM = 5.0  # the carotid below the circle is wider than Murray's law makes it (assumption)
 
+_Lines = dict[tuple[str, str | None], list[tuple[float, float, float]]]
+
 # Centre lines of the right side in template mm (x, y, z), hand-placed along cisterns and fissures (assumption: textbook
 # anatomy read against the MNI152 template). The left side is their mirror image. Key: (segment, parent segment).
-_SIDED = {
+_SIDED: _Lines = {
     ("ICA", None): [
         (26, -24, -62), (27, -22, -48), (20, -14, -38), (13, -8, -33), (12, 3, -30), (10, 7, -23), (12, 1, -19)
     ],
@@ -42,7 +44,7 @@ _SIDED = {
     ("AICA", "BA"): [(0, -21, -32), (12, -26, -36), (22, -38, -38), (26, -52, -38)],
     ("PICA", "BA"): [(0, -26, -46), (10, -36, -50), (14, -50, -48), (14, -62, -46)],
 }  # fmt: skip
-_MIDLINE = {("BA", None): [(0, -32, -62), (0, -26, -46), (0, -21, -32), (0, -18, -19), (0, -17, -15)]}
+_MIDLINE: _Lines = {("BA", None): [(0, -32, -62), (0, -26, -46), (0, -21, -32), (0, -18, -19), (0, -17, -15)]}
 # Communicating arteries join both sides of the circle; they carry no net flow in health, so they are not in the tree.
 _COMMUNICATING = {
     "PCom": [(11.5, 3, -20.5), (12, -8, -18), (13, -21, -14)],
@@ -140,9 +142,9 @@ def grow_tree(*, tissue: np.ndarray, rng: np.random.Generator) -> Tree:
     names, position, parent, segment = _trunks(rng)
     trunk_nodes = len(position)
     home = compartment(tissue)
-    for side in (LEFT, RIGHT, POSTERIOR):
-        fertile = np.array([_sprouts(name, side) for name in names])
-        position, parent, segment = _colonise(position, parent, segment, fertile, tissue[home == side])
+    for part in (LEFT, RIGHT, POSTERIOR):
+        fertile = np.array([_sprouts(name, part) for name in names])
+        position, parent, segment = _colonise(position, parent, segment, fertile, tissue[home == part])
     for _ in range(2):  # grown branches zigzag from point to point; arteries bend smoothly
         position[trunk_nodes:] = _relaxed(position, parent)[trunk_nodes:]
 
@@ -178,7 +180,10 @@ def _trunks(rng: np.random.Generator) -> tuple[tuple[str, ...], np.ndarray, np.n
             lines[(f"{side} {name}", above)] = [(sign * x, y, z) for x, y, z in line]
     names = tuple(name for name, _ in lines)
     nominal = {name: line for (name, _), line in lines.items()}
-    position, parent, segment, jittered = [], [], [], {}
+    position: list[np.ndarray] = []
+    parent: list[int] = []
+    segment: list[int] = []
+    jittered: dict[str, np.ndarray] = {}
     for index, ((name, origin), line) in enumerate(lines.items()):
         points = np.array(line, dtype=float)
         points[1:] += rng.normal(0.0, 1.2, points[1:].shape)
