@@ -124,8 +124,8 @@ $(eval $(call page,14-lesions,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/lesio
 
 # Pages for students: part of the book, not of the paper. Those that need no results make their own patients.
 PAPER := $(STEPS)
-# $(call lesson,NAME,PARAMETERS,STEPS BEFORE IT,WHAT IT WRITES)
-lesson = $(eval $(call step,explore-$(1),explore/$(1),$(2),$(3),,$(foreach file,$(4),$(OUT)/explore/$(file))))
+# $(call lesson,NAME,PARAMETERS,STEPS BEFORE IT,WHAT IT WRITES,OTHER FILES IT READS)
+lesson = $(eval $(call step,explore-$(1),explore/$(1),$(2),$(3),$(5),$(foreach file,$(4),$(OUT)/explore/$(file))))
 ifeq ($(DATA),)
 $(call lesson,perfusion,,,perfusion_methods.csv)
 $(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
@@ -133,7 +133,7 @@ $(call lesson,patient,,,patient.csv)
 endif
 $(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,)
 $(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),)
-$(call lesson,metrics,-p cohort $(FIRST),02-train-$(FIRST)-tmax 05-table1,metrics_findings.csv)
+$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 05-table1,metrics_findings.csv,results/reference/$(PROFILE)/ablations)
 $(call lesson,hyperparameters,-p profile smoke,,)
 $(call lesson,ablations,-p profile smoke,,)
 
