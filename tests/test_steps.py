@@ -128,7 +128,8 @@ def ran(monkeypatch):
         done = subprocess.run(
             [sys.executable, "-c", "\n".join([code[0], given, *code[1:]])],
             cwd=source.parent,
-            env=os.environ | {"PYTHONPATH": str(source.parent.parent)},
+            # Compiled modules are told apart by size and whole seconds: too coarse for edits as quick as a test's.
+            env=os.environ | {"PYTHONPATH": str(source.parent.parent), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
         )
