@@ -62,6 +62,20 @@ def lesions(results: Path) -> str:
     return markdown([*header, "false alarms"], rows)
 
 
+def seeds(results: Path) -> str:
+    """How far lesions and errors of the GAN differ between trainings that differ in their seed alone."""
+    table = pd.read_csv(results / "spread.csv").set_index("entry")
+    rows = []
+    for entry, text in (
+        ("predictors/gan/mean", "mean Dice"),
+        ("predictors/gan/median", "median Dice"),
+        ("predictors/gan/detected", "lesions detected"),
+    ):
+        row = table.loc[entry]
+        rows.append([text, number(row["mean"], 2), number(row.sd, 2), str(int(row.runs))])
+    return markdown(["GAN, acute Tmax", "mean over seeds", "SD over seeds", "seeds"], rows)
+
+
 def sites(results: Path) -> str:
     """Dice of the GAN by site of the occlusion, and whether the TOF shows it."""
     dice = pd.read_csv(results / "tables" / "dice.csv")
@@ -217,6 +231,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     for table in (
         errors,
         lesions,
+        seeds,
         sites,
         phantom,
         truth,
