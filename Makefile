@@ -1,5 +1,5 @@
 # The paper from one command: `make paper`. Make keeps the graph of steps; what is stale is decided by content
-# (tof2perf/steps.py), never by file times, so no prerequisite between steps is a time comparison: all are order-only.
+# (tof2perf/staleness.py), never by file times, so no prerequisite between steps is a time comparison: all are order-only.
 
 ifeq ($(filter grouped-target,$(.FEATURES)),)
 $(error GNU Make 4.3 or newer is needed, this is $(MAKE_VERSION): use the one of environment.yml, or brew install make and gmake)

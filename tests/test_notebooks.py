@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tof2perf import fingerprints, steps
+from tof2perf.staleness import Step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
@@ -47,7 +48,7 @@ def all_imports(path: Path) -> set[str]:
 
 
 @functools.cache
-def planned_steps(goal: str = "paper", data: str = "") -> list[steps.Step]:
+def planned_steps(goal: str = "paper", data: str = "") -> list[Step]:
     """The steps as the Makefile declares them."""
     done = subprocess.run(
         ["make", "-n", "INSIDE=1", f"PYTHON={sys.executable}", "ROOT=/nowhere", f"DATA={data}", goal],

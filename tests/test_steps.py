@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tof2perf import execution, fingerprints, steps
-from tof2perf.steps import Place, Step
+from tof2perf import execution, fingerprints, staleness, steps
+from tof2perf.staleness import Place, Step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -146,19 +146,19 @@ def ran(monkeypatch):
 def make(place: Place, plan: list[Step] = PLAN) -> None:
     """Visit what must be visited, as the Makefile does."""
     forget()
-    visit = [step for step in plan if steps.judge_all(plan, place)[step.name].state != "fresh"]
+    visit = [step for step in plan if staleness.judge_all(plan, place)[step.name].state != "fresh"]
     for step in visit:
         steps.run_step(step, place)
 
 
 def states(place: Place, plan: list[Step] = PLAN) -> dict[str, str]:
     forget()
-    return {name: verdict.state for name, verdict in steps.judge_all(plan, place).items()}
+    return {name: verdict.state for name, verdict in staleness.judge_all(plan, place).items()}
 
 
 def reason(place: Place, name: str) -> str:
     forget()
-    return steps.judge_all(PLAN, place)[name].reason
+    return staleness.judge_all(PLAN, place)[name].reason
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -173,8 +173,8 @@ def test_a_page_in_a_subfolder_finds_the_root_and_profile_that_it_is_given(tmp_p
         given = place.parameters(step)
         assert (place.notebook(step).parent / given["root"]).resolve() == tmp_path
     assert given["profile"] == "smoke"
-    smoke, _ = steps.current_inputs(step, place, {})
-    laptop, _ = steps.current_inputs(Step("explore-gan", "explore/gan"), place, {})
+    smoke, _ = staleness.current_inputs(step, place, {})
+    laptop, _ = staleness.current_inputs(Step("explore-gan", "explore/gan"), place, {})
     assert smoke["profile"] != laptop["profile"]
 
 
@@ -183,7 +183,7 @@ def test_everything_runs_once_and_then_nothing(place, ran):
     make(place)
     assert ran == [step.name for step in PLAN]
     assert set(states(place).values()) == {"fresh"}
-    time.sleep(2 * steps.TICK_NS / 1e9)
+    time.sleep(2 * staleness.TICK_NS / 1e9)
     make(place)  # files hashed while they were young are looked at once more
     stamps = {path: path.stat().st_mtime_ns for path in (place.results / ".stamps").iterdir()}
     make(place)
@@ -326,7 +326,7 @@ def test_an_input_file_of_the_user_reruns_the_step_that_reads_it(place, ran):
     assert ran == ["evaluate"]
     (place.root / "given" / "patient.txt").write_text("2")
     forget()
-    assert steps.judge_all(plan, place)["evaluate"].reason == "input given/patient.txt changed"
+    assert staleness.judge_all(plan, place)["evaluate"].reason == "input given/patient.txt changed"
     make(place, plan)
     (place.root / "given" / "another.txt").write_text("2")
     make(place, plan)
@@ -339,7 +339,7 @@ def test_files_of_an_earlier_run_do_not_survive_a_rerun(place, ran):
     edit(place.repository / "notebooks" / "profiles" / "tiny.yaml", "threshold: 6", "threshold: 1")
     make(place)
     assert not (place.results / "score-of-a-patient-who-left.txt").exists()
-    assert "results/tiny/score.txt" in steps.read_stamp(place.stamp("evaluate"))["outputs"]
+    assert "results/tiny/score.txt" in staleness.read_stamp(place.stamp("evaluate"))["outputs"]
 
 
 def test_what_an_interrupted_run_with_the_same_inputs_left_is_kept_for_resuming(place, ran, monkeypatch):
@@ -459,11 +459,11 @@ def test_imports_are_followed_in_every_form(tmp_path):
 def test_a_file_that_changes_within_the_same_tick_is_hashed_again(tmp_path):
     path = tmp_path / "file"
     path.write_text("a")
-    first = steps.look(path, None)
+    first = staleness.look(path, None)
     facts = path.stat()
     path.write_text("b")
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert steps.look(path, first)[0] != first[0]
+    assert staleness.look(path, first)[0] != first[0]
 
 
 # --- real kernels -----------------------------------------------------------------------------------------------------
@@ -623,13 +623,13 @@ def test_the_manifest_is_stale_when_it_names_another_file(place, ran):
     make(place)
     listed = {}
     for step in PLAN:
-        stamp = steps.read_stamp(place.stamp(step.name))
+        stamp = staleness.read_stamp(place.stamp(step.name))
         listed |= {path.removeprefix("results/tiny/"): {"sha256": entry[0]} for path, entry in stamp["outputs"].items()}
         listed[f"notebooks/{step.name}.ipynb"] = {"sha256": stamp["notebook"][0]}
     manifest = place.results / "manifest.json"
-    assert not steps.manifest_is_true(PLAN, place)
+    assert not staleness.manifest_is_true(PLAN, place)
     manifest.write_text(json.dumps({"files": listed}))
-    assert steps.manifest_is_true(PLAN, place)
+    assert staleness.manifest_is_true(PLAN, place)
     listed["score.txt"]["sha256"] = "other"
     manifest.write_text(json.dumps({"files": listed}))
-    assert not steps.manifest_is_true(PLAN, place)
+    assert not staleness.manifest_is_true(PLAN, place)
