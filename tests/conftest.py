@@ -1,8 +1,13 @@
-"""What all tests share: a seeded generator, a silent plotting backend, no figure left open."""
+"""What all tests share: one smoke run, a seeded generator, a silent plotting backend, no figure left open."""
+
+import fcntl
+import os
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from miniature import check_out, make
 
 matplotlib.use("Agg")
 
@@ -10,6 +15,21 @@ matplotlib.use("Agg")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The smoke run takes longest: begin with it, while another worker does the rest."""
     items.sort(key=lambda item: item.path.name != "test_smoke.py")
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Path:
+    """A checkout after ``make paper PROFILE=smoke``, made once for all workers: copy it, never change it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, finished = base / "smoke-run" / "tof2perf", base / "smoke-run-finished"
+    with (base / "smoke-run-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+        if not finished.exists():
+            done = make(check_out(folder), "paper")
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            finished.touch()
+    return folder
 
 
 @pytest.fixture

@@ -5,18 +5,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from miniature import copy_run, make
 
 from tof2perf import importers
 from tof2perf.cohort import map_path, read_volume, tof_path, write_volume
 from tof2perf.execution import run_notebook
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions", "ceiling", "lesion_rules")
 TABLES = ("table1", "comparison", "baselines", "ceiling", "dice", "lesion_volumes", "lesion_thresholds")
@@ -25,37 +23,14 @@ COHORTS = ("acute", "pegasus")
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Path:
-    """A copy of the working tree as git would check it out, changes included."""
-    folder = tmp_path_factory.mktemp("smoke") / "tof2perf"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=True,
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if name and (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
-    return folder
-
-
-def make(copy: Path, *words: str) -> subprocess.CompletedProcess:
-    """Call make as a person would, free of the make that may run this test."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))
-    }
-    profile = [] if any(word.startswith("PROFILE=") for word in words) else ["PROFILE=smoke"]
-    command = ["make", *words, *profile, f"PYTHON={sys.executable}"]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+def copy(smoke_run, tmp_path_factory) -> Path:
+    """A checkout with a finished smoke run, for these tests to change."""
+    return copy_run(smoke_run, tmp_path_factory.mktemp("smoke") / "tof2perf")
 
 
 @pytest.fixture(scope="module")
 def paper(copy) -> Path:
     """The results folder after the first ``make paper``."""
-    done = make(copy, "paper")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return copy / "results" / "smoke"
 
 
