@@ -15,8 +15,19 @@ PROFILE := laptop
 DATA :=
 ## ROOT=.          folder that data/ and results/ are written to
 ROOT := .
-## RUN=            prefix of the heavy steps, for example an srun line on a cluster
+## RUN=            launcher of the heavy steps, for example RUN="srun -q -n1 -c4 --gres=gpu:1" on a cluster
 RUN :=
+## SITE=.site.mk   what else a cluster wants, by kind of step (README.md, "On a cluster"); RUN comes before it
+SITE := .site.mk
+-include $(SITE)
+# Simulation, preprocessing and evaluation compute on processors, training on a GPU where there is one.
+RUN_CPU := $(or $(RUN),$(RUN_CPU))
+RUN_GPU := $(or $(RUN),$(RUN_GPU))
+export RUN_CPU RUN_GPU
+## PARTS=          jobs that share the patients of a cohort: 1, or 8 with a launcher
+PARTS ?= $(if $(strip $(RUN_CPU)),8,1)
+## RANKS=1         processes that train one model together, started by srun; as many as devices in the profile
+RANKS ?= 1
 # An active environment serves if it was made for this project; else .venv is made here.
 ACTIVE := $(firstword $(foreach env,$(VIRTUAL_ENV) $(CONDA_PREFIX),$(if \
             $(wildcard $(env)/lib/python3*/site-packages/tof2perf-*.dist-info),$(env))))
@@ -53,12 +64,22 @@ RUNNER = $(PYTHON) -m tof2perf.steps --root $(ROOT) --run $(RUN_NAME) --profile 
 
 # --- the graph --------------------------------------------------------------------------------------------------------
 ifdef INSIDE
-# $(call step,NAME,NOTEBOOK,PARAMETERS,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,PREFIX); upstream first.
+# $(call step,NAME,NOTEBOOK,PARAMETERS,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,LAUNCHER); upstream first.
 define step
 STEPS += $(1)
+AFTER.$(1) := $(4)
 SPEC.$(1) := $(strip $(1) --notebook $(2) $(3) $(if $(4),--after $(4)) $(if $(5),--inputs $(5)) $(if $(6),--outputs $(6)))
 $(STAMPS)/$(1).json: | $(patsubst %,$(STAMPS)/%.json,$(4))
-	@$(7) $$(RUNNER) run $$(SPEC.$(1))
+	@$$(RUNNER) $(if $(7),--by $(7)) run $$(SPEC.$(1))
+endef
+
+# $(call share,NAME,PARTS,LAUNCHER): parts of a step, each a job of its own, that come before its notebook.
+define share
+$(STAMPS)/$(1).json: | $(foreach k,$(2),$(STAMPS)/$(1).part$(k))
+$(STAMPS)/$(1).begun: | $(patsubst %,$(STAMPS)/%.json,$(AFTER.$(1)))
+	@$$(RUNNER) begin $$(SPEC.$(1))
+$(foreach k,$(2),$(STAMPS)/$(1).part$(k)): $(STAMPS)/$(1).part%: | $(STAMPS)/$(1).begun
+	@$$(RUNNER) --by $(3) part $$*/$(words $(2)) $$(SPEC.$(1))
 endef
 
 # The profile says which cohorts and maps there are: a word a model, cohort/map or cohort/map/cohort to start from.
@@ -83,18 +104,18 @@ OUT := results/$(RUN_NAME)
 
 ifeq ($(DATA),)
 $(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c) \
-    data/oracle/$(PROFILE)/$(c),$$(RUN))))
+    data/oracle/$(PROFILE)/$(c),RUN_CPU)))
 endif
 $(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p cohort $(c),$(if \
-    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c) $(DROPPED)),$(PREPROCESSED)/$(c),$$(RUN))))
+    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c) $(DROPPED)),$(PREPROCESSED)/$(c),RUN_CPU)))
 
 # $(call model,COHORT,MAP,COHORT TO START FROM)
 define model
 $(call step,02-train-$(1)-$(2),02-train,-p cohort $(1) -p map_name $(2),$(strip \
-    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),,$(OUT)/models/$(1)_$(2),$$(RUN))
+    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),,$(OUT)/models/$(1)_$(2),$(if $(filter 1,$(RANKS)),RUN_GPU,RUN_CPU))
 $(call step,03-evaluate-$(1)-$(2),03-evaluate,-p cohort $(1) -p map_name $(2),$(strip \
     $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(2)),,$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
-    '$(OUT)/predictions/$(1)/*_$(2).nii.gz',$$(RUN))
+    '$(OUT)/predictions/$(1)/*_$(2).nii.gz',RUN_CPU)
 endef
 $(foreach m,$(MODELS),$(eval $(call model,$(call cohort,$(m)),$(call map,$(m)),$(call twin,$(m)))))
 
@@ -160,6 +181,12 @@ $(error the steps cannot be compared with their results; see the line above)
 endif
 $(patsubst %,$(STAMPS)/%.json,$(filter $(PLANNED),$(VISIT))): FORCE
 $(RESULTS)/manifest.json: $(if $(filter manifest,$(VISIT)),FORCE)
+ifneq ($(PARTS),1)
+$(foreach s,$(filter 00-% 01-%,$(VISIT)),$(eval $(call share,$(s),$(shell seq $(PARTS)),RUN_CPU)))
+endif
+ifneq ($(RANKS),1)
+$(foreach s,$(filter 02-%,$(VISIT)),$(eval $(call share,$(s),1,RUN_GPU)))
+endif
 endif
 $(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(PLANNED))
 	@$(PYTHON) -m tof2perf.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))

@@ -365,8 +365,10 @@ def read_volume(path: Path, *, ndim: int = 3) -> nib.Nifti1Image:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
+
+    With ``shared`` any number of runs may write at once, each its own files, and only one without it is refused.
 
     The lock belongs to the open folder: it needs no file, and it ends with the process, however that ends. A file
     system that knows no locks (some network ones) is written to without; every single file is still written whole.
@@ -382,7 +384,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise WriteError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CohortError(
                 f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
@@ -390,7 +392,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:
             pass
         else:
-            for leftover in folder.glob(".*.part"):
+            for leftover in [] if shared else folder.glob(".*.part"):
                 leftover.unlink(missing_ok=True)
         yield
     finally:

@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from torch import Tensor
 
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
@@ -22,18 +24,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def make_fabric(training: Any) -> Fabric:
+def make_fabric(training: Any, *, launched: bool = False) -> Fabric:
     """Lightning Fabric for a profile's training section: ``device``, ``devices`` and ``precision``.
 
     With several devices ``launch`` starts one process for each; gradients are averaged over them.
+
+    Args:
+        training: section of the profile.
+        launched: the processes run already, started by ``srun``, and find each other through its variables.
     """
     device = choose_device(training.device)
-    devices = [device.index] if device.index is not None else training.devices
+    nodes = int(os.environ.get("SLURM_NNODES", 1)) if launched else 1
+    devices = [device.index] if device.index is not None else training.devices // nodes
+    # Fabric would take the variables of any surrounding Slurm job for a call to join its processes.
+    environment = SLURMEnvironment(auto_requeue=False) if launched else LightningEnvironment()
     return Fabric(
         accelerator=device.type,
         devices=devices,
-        strategy="ddp_spawn" if training.devices > 1 else "auto",
+        num_nodes=nodes,
+        strategy=("ddp" if launched else "ddp_spawn") if training.devices > 1 else "auto",
         precision=PRECISIONS[training.precision],
+        plugins=[environment],
     )
 
 

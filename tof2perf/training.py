@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def train(
     initialise_from: Path | None = None,
     progress: bool = True,
     after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None = None,
+    launched: bool = False,
 ) -> pd.DataFrame:
     """Train one map of one cohort, or all five at once, and keep the epoch that is best on the validation split.
 
@@ -66,19 +68,26 @@ def train(
         progress: show a progress bar with the losses.
         after_epoch: called with the new row of the history and the generator once the epoch's checkpoint is written;
             what it raises ends the run. With one device only.
+        launched: this is one of ``training.devices`` processes that ``srun`` started. They end with the checkpoint of
+            the last epoch, and the next call, without ``launched``, makes the results of it.
 
     Returns:
         History: one row an epoch with the mean of every loss, ``validation_mae`` in the map's unit inside the brain,
         ``validation_ssim`` and ``rate``, the factor on the learning rates.
 
     Raises:
-        TrainingError: unusable checkpoint or starting weights, or a loss that is not finite.
+        TrainingError: unusable checkpoint or starting weights, a loss that is not finite, or ``launched`` with another
+            number of processes.
         CohortError: missing or bad files.
         ValueError: unknown map or setting.
     """
     chosen_maps(map_name)
     _check_settings(network, training, epochs)
-    fabric = make_fabric(training)
+    if launched and (started := int(os.environ.get("SLURM_NTASKS", 1))) != training.devices:
+        raise TrainingError(
+            f"srun started {started} processes for a profile with {training.devices} devices; make -n and devices equal"
+        )
+    fabric = make_fabric(training, launched=launched)
     run = functools.partial(
         _run,
         folder=Path(folder),
@@ -91,8 +100,9 @@ def train(
         initialise_from=initialise_from,
         progress=progress,
         after_epoch=after_epoch,
+        finish=not launched,
     )
-    if training.devices == 1:
+    if launched or training.devices == 1:
         fabric.launch()
         return run(fabric)
     try:
@@ -135,6 +145,7 @@ def _run_epochs(
     initialise_from: Path | None,
     progress: bool,
     after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None,
+    finish: bool,
 ) -> pd.DataFrame:
     """From the last checkpoint, or from the start, to the weights of the best epoch."""
     if fabric.device.type == "cpu" and pairs.tofs[0].numel() <= SMALL:
@@ -205,7 +216,7 @@ def _run_epochs(
     frame = pd.DataFrame(history)
     header = {"map": map_name, "cohort": folder.name, "network": config["network"]}
     config["best_epoch"] = best_epoch(history, training.criterion)
-    if fabric.is_global_zero:
+    if finish and fabric.is_global_zero:
         write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
         write_table(model_folder / "history.csv", frame)
         write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,6 +228,39 @@ def _placed_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
     return curves[chosen].mean(axis=0)
 
 
+def patient_names(cohort: CohortProfile) -> list[str]:
+    """``sub-0001`` and so on, as many as the splits hold."""
+    return [f"sub-{number:04d}" for number in range(1, sum(getattr(cohort, split) for split in files.SPLITS) + 1)]
+
+
+def simulate_patients(
+    folder: Path,
+    name: str,
+    part: slice,
+    *,
+    cohort: CohortProfile,
+    phantom: PhantomProfile,
+    seed: int,
+    jobs: int = -1,
+) -> Iterator[dict[str, object]]:
+    """Simulate some patients of a cohort; those that are complete already are kept.
+
+    Args:
+        folder, name, cohort, phantom, seed, jobs: as for :func:`simulate_cohort`.
+        part: which of :func:`patient_names`.
+
+    Returns:
+        Iterator over the rows of :func:`simulate_patient`.
+    """
+    numbered = list(enumerate(patient_names(cohort)))[part]
+    return joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(simulate_patient)(
+            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
+        )
+        for number, patient in numbered
+    )
+
+
 def simulate_cohort(
     folder: Path, name: str, *, cohort: CohortProfile, phantom: PhantomProfile, seed: int, jobs: int = -1
 ) -> pd.DataFrame:
@@ -244,14 +278,9 @@ def simulate_cohort(
         ``participants.tsv`` as written, indexed by participant.
     """
     counts = {split: getattr(cohort, split) for split in files.SPLITS}
-    names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
+    names = patient_names(cohort)
     bids.write_descriptions(folder, name, cohort=cohort)
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(simulate_patient)(
-            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
-        )
-        for number, patient in enumerate(names)
-    )
+    work = simulate_patients(folder, name, slice(None), cohort=cohort, phantom=phantom, seed=seed, jobs=jobs)
     rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     frame = pd.DataFrame(rows)
     # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
