@@ -50,7 +50,10 @@ def launch(launcher: list[str], command: list[str], *, name: str) -> None:
 
 def use_the_jobs_cores() -> None:
     """Let libraries use as many threads and processes as Slurm gave this job; what make counted is another machine."""
-    cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    if not cores and "SLURM_CPUS_ON_NODE" in os.environ:
+        ranks = int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
+        cores = str(max(int(os.environ["SLURM_CPUS_ON_NODE"]) // ranks, 1))
     if cores:
         for name in ("OMP", "MKL", "OPENBLAS"):
             os.environ[f"{name}_NUM_THREADS"] = cores

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from tof2perf import cohort
 from tof2perf.cohort import CohortError, locked, participants, write_bytes, write_table, write_text
 from tof2perf.dataset import PairDataset
-from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, mean_over_processes, on_device
+from tof2perf.devices import PRECISIONS, in_processes, keep_freed_memory, make_fabric, mean_over_processes, on_device
 from tof2perf.losses import SSIM_WINDOWS, ssim
 from tof2perf.maps import chosen_maps
 from tof2perf.networks import UNetGenerator
@@ -87,7 +87,6 @@ def train(
         raise TrainingError(
             f"srun started {started} processes for a profile with {training.devices} devices; make -n and devices equal"
         )
-    fabric = make_fabric(training, launched=launched)
     run = functools.partial(
         _run,
         folder=Path(folder),
@@ -100,13 +99,12 @@ def train(
         initialise_from=initialise_from,
         progress=progress,
         after_epoch=after_epoch,
-        finish=not launched,
+        launched=launched,
     )
     if launched or training.devices == 1:
-        fabric.launch()
-        return run(fabric)
+        return run()
     try:
-        return fabric.launch(run)
+        in_processes(run, training.devices)
     except torch.multiprocessing.ProcessRaisedException as error:
         # The last line of a process's traceback is its error; if that is one of ours, pass it on as such.
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
@@ -114,18 +112,29 @@ def train(
             if kind.endswith(known.__name__):
                 raise known(message) from None
         raise
+    return pd.read_csv(Path(model_folder) / "history.csv", float_precision="round_trip")
 
 
 def _run(
-    fabric: Fabric, *, folder: Path, map_name: str, model_folder: Path, network: Any, **settings: Any
+    *,
+    folder: Path,
+    map_name: str,
+    model_folder: Path,
+    network: Any,
+    training: Any,
+    launched: bool,
+    **settings: Any,
 ) -> pd.DataFrame:
     """What :func:`train` does, in each of the processes; the first one writes, and nobody else meanwhile."""
+    fabric = make_fabric(training, launched=launched)
+    fabric.launch()
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
     held_out = PairDataset(folder, participants(folder, "validation"), map_name)
     if network.input == "tof+mirror":
         pairs.require_left_to_right()
         held_out.require_left_to_right()
     given = {"folder": folder, "map_name": map_name, "model_folder": model_folder, "network": network}
+    given |= {"training": training, "finish": not launched}
     with locked(model_folder) if fabric.is_global_zero else contextlib.nullcontext():
         return _run_epochs(fabric, pairs, held_out, **given, **settings)
 
