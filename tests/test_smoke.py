@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from tof2perf import importers
-from tof2perf.cohort import map_path, read_volume, tof_path, write_volume
+from tof2perf.cohort import map_path, read_volume, tof_path
 from tof2perf.execution import run_notebook
+from tof2perf.storage import write_volume
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
