@@ -13,8 +13,9 @@ import yaml
 from miniature import copy_run, make
 
 from tof2perf import importers
-from tof2perf.cohort import map_path, read_volume, tof_path, write_volume
+from tof2perf.cohort import map_path, read_volume, tof_path
 from tof2perf.execution import run_notebook
+from tof2perf.storage import write_volume
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions", "ceiling", "lesion_rules")
 TABLES = ("table1", "comparison", "baselines", "ceiling", "dice", "lesion_volumes", "lesion_thresholds")

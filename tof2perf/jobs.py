@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 import joblib
 
-from tof2perf import intake
-from tof2perf.cohort import CohortError, Workspace, locked, read_dropped, read_participants
+from tof2perf import intake, splits
+from tof2perf.cohort import CohortError, Workspace, read_dropped, read_participants
 from tof2perf.phantom.patient import simulate_patients
 from tof2perf.preprocess import preprocess_patient
 from tof2perf.profiles import Profile, ProfileError, get_cohort, load_profile
+from tof2perf.storage import locked
 from tof2perf.training import TrainingError, train
 
 
@@ -47,7 +48,7 @@ def preprocess(profile: Profile, here: Workspace, cohort: str, part: slice) -> I
     known, source = profile.cohorts[cohort], here.cohort(cohort)
     if here.data:
         dropped = read_dropped(here.dropped, cohort)
-        listed = intake.listed_patients(source, intake.read_table(source))
+        listed = splits.listed_patients(source, splits.read_table(source))
         patients = [name for name in listed if name not in dropped]
     else:
         patients = list(read_participants(source).index)

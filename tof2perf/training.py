@@ -17,14 +17,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tof2perf import cohort
-from tof2perf.cohort import CohortError, locked, participants, write_bytes, write_table, write_text
+from tof2perf.cohort import CohortError, participants
 from tof2perf.dataset import PairDataset
 from tof2perf.devices import PRECISIONS, in_processes, keep_freed_memory, make_fabric, mean_over_processes, on_device
+from tof2perf.inputs import RECORD
 from tof2perf.losses import SSIM_WINDOWS, ssim
 from tof2perf.maps import chosen_maps
 from tof2perf.networks import UNetGenerator
 from tof2perf.pix2pix import INPUTS, LOSSES, OBJECTIVES, Pix2Pix
+from tof2perf.storage import WriteError, locked, write_bytes, write_table, write_text
 from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_tensors
 
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
@@ -79,6 +80,7 @@ def train(
         TrainingError: unusable checkpoint or starting weights, a loss that is not finite, or ``launched`` with another
             number of processes.
         CohortError: missing or bad files.
+        WriteError: another run at work in ``model_folder``, or a full disk.
         ValueError: unknown map or setting.
     """
     chosen_maps(map_name)
@@ -108,7 +110,7 @@ def train(
     except torch.multiprocessing.ProcessRaisedException as error:
         # The last line of a process's traceback is its error; if that is one of ours, pass it on as such.
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-        for known in (TrainingError, CohortError):
+        for known in (TrainingError, CohortError, WriteError):
             if kind.endswith(known.__name__):
                 raise known(message) from None
         raise
@@ -229,8 +231,8 @@ def _run_epochs(
         write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
         write_table(model_folder / "history.csv", frame)
         write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        if (folder / cohort.INPUTS).is_file():  # whoever predicts from another input prepares it alike
-            write_bytes(model_folder / cohort.INPUTS, (folder / cohort.INPUTS).read_bytes())
+        if (folder / RECORD).is_file():  # whoever predicts from another input prepares it alike
+            write_bytes(model_folder / RECORD, (folder / RECORD).read_bytes())
         write_tensors(model_folder / "generator.safetensors", under("generator", best), header)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()

@@ -25,6 +25,8 @@ from tof2perf.phantom.perfusion import GM_CBF, LATE_S, WM_CBF, Perfusion, true_p
 from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
+from tof2perf.splits import stratified_split
+from tof2perf.storage import write_json, write_table, write_volume
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
@@ -136,12 +138,12 @@ def simulate_patient(
         series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=analysis, artery=artery
     )
 
-    files.write_volume(files.tof_path(folder, name), tof, tof_affine)
-    files.write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
+    write_volume(files.tof_path(folder, name), tof, tof_affine)
+    write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
     bids.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
-    files.write_volume(files.dscref_path(folder, name), reference, dsc_affine)
+    write_volume(files.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
-        files.write_volume(files.map_path(folder, name, key), values, dsc_affine)
+        write_volume(files.map_path(folder, name, key), values, dsc_affine)
     _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
@@ -153,7 +155,7 @@ def simulate_patient(
         "visible": "yes" if any(lesion.visible for lesion in patient.disease.lesions) else "no",
         "collateral_grade": patient.perfusion.collateral_grade,
     }
-    files.write_json(record_path, {"recipe": recipe, "participant": participant})
+    write_json(record_path, {"recipe": recipe, "participant": participant})
     return participant
 
 
@@ -284,12 +286,12 @@ def simulate_cohort(
     rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     frame = pd.DataFrame(rows)
     # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
-    splits = files.stratified_split(
+    splits = stratified_split(
         frame.occlusion_site, counts, rng=np.random.default_rng(patient_seed(seed, name, SPLIT_STREAM))
     )
     frame.insert(0, "split", splits)
     frame.insert(0, "participant_id", names)
-    files.write_table(folder / "participants.tsv", frame)
+    write_table(folder / "participants.tsv", frame)
     return frame.set_index("participant_id")
 
 
@@ -298,7 +300,7 @@ def _write_truth(
 ) -> None:
     """Keep what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
     brain = scanner.resample(patient.head.brain.astype(np.float32), patient.head.affine, tof_affine, phantom.tof_shape)
-    files.write_volume(files.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
+    write_volume(files.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
     seen = np.linalg.inv(patient.poses[0]) @ dsc_affine
     truth = {key: getattr(patient.perfusion, key) for key in ("cbf", "cbv", "mtt", "delay", "supply")}
     truth["tmax"] = patient.perfusion.tmax()
@@ -306,15 +308,15 @@ def _write_truth(
     for key, values in truth.items():
         values = ndimage.gaussian_filter(values, sigma, truncate=3.0) if key in ("cbf", "cbv") else values
         on_grid = scanner.resample(values, patient.head.affine, seen, phantom.dsc_shape)
-        files.write_volume(files.truth_path(folder, name, key), on_grid, dsc_affine)
+        write_volume(files.truth_path(folder, name, key), on_grid, dsc_affine)
         if key == "tmax":
-            files.write_volume(files.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
+            write_volume(files.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
     record = {
         "tof_to_dsc_mm": patient.poses[0].tolist(),
         "moves_mm": (patient.poses @ np.linalg.inv(patient.poses[0])).tolist(),
         "bolus_arrival_s": patient.bolus.arrival_s,
     }
-    files.write_json(files.truth_path(folder, name, "motion"), record)
+    write_json(files.truth_path(folder, name, "motion"), record)
 
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
