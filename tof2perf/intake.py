@@ -23,6 +23,7 @@ from tof2perf import cohort as files
 from tof2perf import dsc, motion
 from tof2perf.cohort import CohortError
 from tof2perf.profiles import CohortProfile, PerfusionProfile
+from tof2perf.workers import tied
 
 STRATA = ("occlusion_site", "disease", "site")  # columns of participants.tsv by which patients are spread over splits
 # The part of each map that counts in a reference made of maps: artefacts above it would hide the brain (assumption).
@@ -100,7 +101,7 @@ def take_in(
             shutil.rmtree(stale)
     work = joblib.delayed(complete_patient)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator")
+        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
         results = pool(work(folder, patient, target, cohort=cohort, threshold_s=threshold_s) for patient in patients)
         late_ml = dict(zip(patients, tqdm(results, total=len(patients), desc="intake", mininterval=1.0), strict=True))
     splits = given_splits(table, patients)

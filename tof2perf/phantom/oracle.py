@@ -34,6 +34,7 @@ from tof2perf.phantom.patient import (
 )
 from tof2perf.phantom.perfusion import true_perfusion
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
+from tof2perf.workers import tied
 
 
 def seen_disease(disease: Disease, profile: DiseaseProfile) -> Disease:
@@ -129,7 +130,8 @@ def write_oracles(
         for key, values in maps.items():
             files.write_volume(target / f"{patient}_{key}.nii.gz", values, affine)
 
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(write)(patient) for patient in patients)
+    pool = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())
+    work = pool(joblib.delayed(write)(patient) for patient in patients)
     list(tqdm(work, total=len(patients), desc=f"oracle {name}", unit="patient"))
     return patients
 

@@ -24,6 +24,7 @@ from tof2perf.phantom.perfusion import GM_CBF, LATE_S, WM_CBF, Perfusion, true_p
 from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
+from tof2perf.workers import tied
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
@@ -246,7 +247,7 @@ def simulate_cohort(
     counts = {split: getattr(cohort, split) for split in files.SPLITS}
     names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
     bids.write_descriptions(folder, name, cohort=cohort)
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+    work = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())(
         joblib.delayed(simulate_patient)(
             folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
         )
