@@ -587,8 +587,8 @@ def main(arguments: list[str] | None = None) -> int:
     missing = sum(bool(row.unavailable) for row in rows.values())
     print(f"\n{table([rows[row] for row in chosen])}\n")
     print(
-        f"{len(chosen) - failed - missing} of {len(chosen)} faults are recovered from, {failed} are not, {missing} could "
-        f"not be made here; {time.monotonic() - began:.0f} s"
+        f"{len(chosen) - failed - missing} of {len(chosen)} faults are recovered from, {failed} are not, "
+        f"{missing} could not be made here; {time.monotonic() - began:.0f} s"
     )
     return int(failed > 0)
 
