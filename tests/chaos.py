@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -552,6 +552,16 @@ def table(rows: list[Row]) -> str:
     )
 
 
+@contextlib.contextmanager
+def ending(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Begin no further row once one broke or Ctrl-C was pressed."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the matrix; 1 if a row fails."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -567,13 +577,13 @@ def main(arguments: list[str] | None = None) -> int:
         base = found.base or check_out(work / "tof2perf")
         if not found.base:
             print("the undisturbed run ...", flush=True)
-            done = make(base, "paper")
+            done = make(base, "paper", f"-j{os.cpu_count()}")
             if done.returncode:
                 print(f"error: the undisturbed run failed: {in_short(done.stdout + done.stderr, base)}")
                 return 1
         print(f"{len(chosen)} faults, two at a time, after {time.monotonic() - began:.0f} s", flush=True)
         rows: dict[Scenario, Row] = {}
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(2) as pool, ending(pool):
             played = {pool.submit(play, row, base, work / f"{number:02}"): row for number, row in enumerate(chosen)}
             for future in as_completed(played):
                 row = rows[played[future]] = future.result()

@@ -39,6 +39,6 @@ def test_a_row_fails_if_a_result_differs_or_a_file_or_a_process_is_left(smoke_ru
 
     monkeypatch.setattr(chaos, "PATIENCE_S", 0.5)
     row = chaos.play(chaos.Scenario("spoiled", "tables", spoil, said="said"), smoke_run, home)
-    for problem in ("make said 'done'", "differs: results/smoke/tables/dice-of", ".table1.csv.abc.part", "process sleep"):
+    for problem in ("make said 'done'", "differs: results/smoke/tables/dice-of", ".table1.csv.abc", "process sleep"):
         assert problem in row.problem
     assert "FAILED" in chaos.table([row])
