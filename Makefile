@@ -164,7 +164,7 @@ endif
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper book figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test bench check verify status lint lock lab truth spread clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test bench chaos check verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -226,6 +226,9 @@ bench: | environment  ## time and memory of simulation, deconvolution and the tr
 	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider $(wildcard tests/bench_*.py) \
 	    --benchmark-json=$(ROOT)/results/benchmarks.json --benchmark-columns=min,median,rounds
 	@$(PYTHON) tests/benchmark_tables.py $(ROOT)/results/benchmarks.json
+
+chaos: | environment  ## every fault that long runs meet, on copies of a smoke run, and what the next make does: a matrix
+	@$(PYTHON) tests/chaos.py$(if $(ONLY), --only '$(ONLY)')
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 ifdef INSIDE

@@ -1,5 +1,6 @@
 """The step runner on a small paper of its own: two computations and a figure, a package of four modules."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -367,6 +368,26 @@ def test_an_interrupted_run_is_not_resumed_after_its_inputs_changed(place, ran):
     assert not partial.exists()
 
 
+@pytest.mark.parametrize("resuming", [True, False])
+def test_what_a_killed_writer_left_half_written_is_removed_when_its_step_runs(place, ran, resuming):
+    steps.run_step(PLAN[0], place)
+    folder = place.results / "scores"
+    folder.mkdir()
+    (folder / "patient.txt").write_text("whole")
+    halves = [place.results / ".score.txt.x1.part", folder / ".patient.txt.x2.part"]
+    of_another = place.results / ".model_acute.txt.x3.part"
+    for path in (*halves, of_another):
+        path.write_text("half")
+    step = Step("evaluate", "evaluate", {}, ("train-acute",), (), ("results/tiny/score.txt", "results/tiny/scores"))
+    if resuming:
+        key = fingerprints.digest(json.dumps(staleness.current_inputs(step, place, {})[0], sort_keys=True))
+        steps._started(step, place).write_text(key)
+    with contextlib.nullcontext() if resuming else pytest.raises(execution.ExecutionError, match=r"wrote no .*scores"):
+        steps.run_step(step, place)
+    assert not any(path.exists() for path in halves) and of_another.exists()
+    assert (folder / "patient.txt").exists() == resuming
+
+
 def test_a_failure_is_shown_until_it_is_repaired(place, ran):
     make(place)
     figures = place.repository / "tof2perf" / "figures.py"
@@ -559,6 +580,20 @@ def test_parallel_kernels_do_not_clash(tmp_path):
         assert book.cells[-1].outputs[0].text == f"n{number}.ipynb\n"
 
 
+def test_folders_of_sockets_that_killed_runs_left_are_removed_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution.tempfile, "tempdir", str(tmp_path))
+    first = execution._PrivateKernel()
+    left = tmp_path / f"{execution.SOCKETS}left"
+    left.mkdir()
+    (left / "kernel.json").touch()
+    second = execution._PrivateKernel()
+    folders = {Path(kernel.connection_file).parent for kernel in (first, second)}
+    assert set(tmp_path.iterdir()) == folders and len(folders) == 2
+    for kernel in (first, second):
+        kernel._give_back()
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -609,6 +644,16 @@ def test_a_second_make_in_the_same_folder_is_refused(place):
         first.communicate(b"\n")
     third = subprocess.run([*base, "echo", "ran"], capture_output=True, text=True, cwd=REPOSITORY)
     assert third.stdout == "ran\n"
+
+
+def test_the_lock_removes_what_killed_steps_left_half_written(place):
+    (place.results / ".stamps").mkdir(parents=True)
+    halves = [place.results / ".part-manifest.json", place.results / ".stamps" / ".part-evaluate.json-123"]
+    stamp = place.stamp("evaluate")
+    for path in (*halves, stamp):
+        path.write_text("{")
+    assert command(place, "lock", "true").returncode == 0
+    assert not any(path.exists() for path in halves) and stamp.exists()
 
 
 def test_asking_what_is_stale_loads_no_heavy_package():

@@ -26,6 +26,7 @@ from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, ProfileError, load_profile
 from tof2perf.splits import given_splits, listed_patients, read_table
 from tof2perf.storage import write_table
+from tof2perf.workers import tied
 
 # 95th percentile of a map's positive voxels that a brain can have, in its unit (assumption: wide, units differ by 100).
 PLAUSIBLE = {"tmax": (0.2, 100.0), "cbf": (5.0, 1000.0), "cbv": (0.5, 100.0), "mtt": (0.5, 100.0), "ttp": (0.3, 200.0)}
@@ -76,7 +77,7 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
     found = _check_table(folder, name, table, patients)
     work = joblib.delayed(check_patient)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator")
+        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
         results = pool(work(folder, name, patient, cohort) for patient in patients)
         looked = list(tqdm(results, total=len(patients), desc=f"check {name}", mininterval=1.0))
     first: dict[tuple[str, str], str] = {}

@@ -1,10 +1,14 @@
 """Run one notebook through papermill so that it either ends well and reproducibly, or fails with one clear line."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from tof2perf.fingerprints import check_parameters, read_notebook
 
 _CLOCK = re.compile(r" ?\[(\d+:\d\d[:\d]*[<,][^\[\]]*)\]")  # elapsed time, speed and further numbers of a progress bar
 _ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
+SOCKETS = "t2p-k-"  # of kernels' folders in the temporary one; short, since names of sockets end after 107 characters
 
 
 class ExecutionError(RuntimeError):
@@ -33,6 +38,28 @@ class ExecutionError(RuntimeError):
         self.cell = cell
 
 
+def _private_folder() -> tuple[Path, int]:
+    """A folder for sockets and the lock that says it is in use; those of runs that were killed are removed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{SOCKETS}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
+    made = tempfile.mkdtemp(prefix="t2p-")  # takes its place under the other name once it is locked
+    handle = os.open(made, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # without locks nobody else's folder can be removed either
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return Path(made).rename(Path(made).with_name(Path(made).name.replace("t2p-", SOCKETS))), handle
+
+
+def _give_back(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+
 class _PrivateKernel(AsyncKernelManager):
     """A kernel of the running interpreter on sockets of its own folder.
 
@@ -41,17 +68,18 @@ class _PrivateKernel(AsyncKernelManager):
 
     def __init__(self, **options: Any):
         super().__init__(**options)
-        self._folder = tempfile.TemporaryDirectory(prefix="t2p-")  # short: socket names end after 107 characters
+        folder, lock = _private_folder()
+        self._give_back = weakref.finalize(self, _give_back, folder, lock)  # once, at the latest when Python ends
         self.transport = "ipc"
-        self.ip = f"{self._folder.name}/k"
-        self.connection_file = f"{self._folder.name}/kernel.json"
+        self.ip = f"{folder}/k"
+        self.connection_file = f"{folder}/kernel.json"
         argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"]
         self._kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
 
     async def _async_cleanup_resources(self, restart: bool = False) -> None:
         await super()._async_cleanup_resources(restart=restart)
         if not restart:
-            self._folder.cleanup()
+            self._give_back()
 
     cleanup_resources = _async_cleanup_resources
 

@@ -25,6 +25,7 @@ from tof2perf.cohort import CohortError
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.splits import draw_splits, given_splits, listed_patients, read_table, strata
 from tof2perf.storage import link, write_json, write_text, write_volume
+from tof2perf.workers import tied
 
 # The part of each map that counts in a reference made of maps: artefacts above it would hide the brain (assumption).
 BRIGHTEST = 98.0
@@ -101,7 +102,7 @@ def take_in(
             shutil.rmtree(stale)
     work = joblib.delayed(complete_patient)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator")
+        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
         results = pool(work(folder, patient, target, cohort=cohort, threshold_s=threshold_s) for patient in patients)
         late_ml = dict(zip(patients, tqdm(results, total=len(patients), desc="intake", mininterval=1.0), strict=True))
     splits = given_splits(table, patients)

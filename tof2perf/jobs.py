@@ -18,6 +18,7 @@ from tof2perf.preprocess import preprocess_patient
 from tof2perf.profiles import Profile, ProfileError, get_cohort, load_profile
 from tof2perf.storage import locked
 from tof2perf.training import TrainingError, train
+from tof2perf.workers import tied
 
 
 def simulate(profile: Profile, here: Workspace, cohort: str, part: slice) -> Iterator[object]:
@@ -71,7 +72,7 @@ def preprocess(profile: Profile, here: Workspace, cohort: str, part: slice) -> I
         )
 
     with locked(here.preprocessed(cohort), shared=True), joblib.parallel_config("loky", inner_max_num_threads=1):
-        yield from joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", batch_size=1)(
+        yield from joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", batch_size=1, **tied())(
             joblib.delayed(work)(patient) for patient in patients[part]
         )
 

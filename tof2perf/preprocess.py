@@ -22,6 +22,7 @@ from tof2perf.inputs import record_inputs
 from tof2perf.maps import MAPS, TOF_BOUNDS, denormalise, normalise
 from tof2perf.profiles import PreprocessingProfile
 from tof2perf.storage import locked, write_bytes, write_json, write_table, write_volume
+from tof2perf.workers import tied
 
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
@@ -87,7 +88,7 @@ def preprocess_cohort(
     choices: dict[str, Any] = {"maps": maps, "modality": modality, "intensity": intensity, "registration": registration}
     with locked(out_folder):
         with joblib.parallel_config("loky", inner_max_num_threads=1):
-            pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1)
+            pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
             results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
             rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
         table = pd.DataFrame(rows, index=patients)

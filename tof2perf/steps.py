@@ -12,11 +12,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tof2perf import fingerprints
+from tof2perf import fingerprints, workers
 from tof2perf.fingerprints import NotebookError
 from tof2perf.launching import JobError, launch, use_the_jobs_cores
 from tof2perf.staleness import (
@@ -40,7 +40,7 @@ def run_step(step: Step, place: Place) -> None:
     """Run a step unless its content says that it is fresh.
 
     What an earlier run with other inputs left behind is removed first; what an interrupted run with the same inputs
-    left (a checkpoint, finished patients) stays, so that a notebook may resume.
+    left (a checkpoint, finished patients) stays, so that a notebook may resume; half-written files never stay.
 
     Raises:
         NotebookError: the step is declared wrongly.
@@ -160,6 +160,15 @@ def _clear_unless_resuming(step: Step, place: Place, stamp: dict | None, inputs:
             path.unlink(missing_ok=True)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.write_text(key, encoding="utf-8")
+    for path in _halves(step.outputs, place.root):
+        path.unlink(missing_ok=True)
+
+
+def _halves(patterns: Iterable[str], base: Path) -> Iterator[Path]:
+    """What writers of these files or folders left under temporary names when they were killed."""
+    for pattern in patterns:
+        start = base / pattern
+        yield from start.rglob(".*.part") if start.is_dir() else start.parent.glob(f".{start.name}.*.part")
 
 
 class _Reporter:
@@ -207,7 +216,8 @@ def lock_and_exec(folder: Path, command: list[str]) -> NoReturn:
     """Become ``command`` while holding a lock on a results folder.
 
     The lock belongs to the open folder, which the command and its children inherit: it needs no file, it ends with the
-    last of them however they end, and it outlives a make that was killed while its steps still write.
+    last of them however they end, and it outlives a make that was killed while its steps still write. If the make that
+    called is killed, the command is told to end, so that nothing goes on for hours that nobody waits for.
     """
     import fcntl
 
@@ -219,7 +229,11 @@ def lock_and_exec(folder: Path, command: list[str]) -> NoReturn:
         sys.exit(f"{folder}: another make is at work here; wait until it has ended, or give another ROOT")
     except OSError:
         print(f"{folder}: a file system without locks; start only one make at a time here", file=sys.stderr)
+    for half in (*folder.glob(".part-*"), *folder.glob("*/.part-*")):  # of a writer that was killed
+        with contextlib.suppress(OSError):
+            half.unlink()
     os.set_inheritable(handle, True)
+    workers.end_with_parent_after_exec()
     os.execvp(command[0], command)
 
 
@@ -319,6 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if found.action in ("run", "begin", "part"):
             with interrupted_by_signals():
+                workers.end_with(os.getppid())
                 _work(found, place)
         elif found.action == "status":
             print_status(parse_plan(found.rest), place)

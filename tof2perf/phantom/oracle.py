@@ -35,6 +35,7 @@ from tof2perf.phantom.patient import (
 from tof2perf.phantom.perfusion import true_perfusion
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
 from tof2perf.storage import write_volume
+from tof2perf.workers import tied
 
 
 def seen_disease(disease: Disease, profile: DiseaseProfile) -> Disease:
@@ -130,7 +131,8 @@ def write_oracles(
         for key, values in maps.items():
             write_volume(target / f"{patient}_{key}.nii.gz", values, affine)
 
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(write)(patient) for patient in patients)
+    pool = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())
+    work = pool(joblib.delayed(write)(patient) for patient in patients)
     list(tqdm(work, total=len(patients), desc=f"oracle {name}", unit="patient"))
     return patients
 

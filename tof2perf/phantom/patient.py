@@ -27,6 +27,7 @@ from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
 from tof2perf.splits import stratified_split
 from tof2perf.storage import write_json, write_table, write_volume
+from tof2perf.workers import tied
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
@@ -255,7 +256,7 @@ def simulate_patients(
         Iterator over the rows of :func:`simulate_patient`.
     """
     numbered = list(enumerate(patient_names(cohort)))[part]
-    return joblib.Parallel(n_jobs=jobs, return_as="generator")(
+    return joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())(
         joblib.delayed(simulate_patient)(
             folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
         )
