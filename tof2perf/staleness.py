@@ -7,7 +7,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -215,25 +216,58 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
 
 
 def difference(old: dict, new: dict) -> str:
-    """The reason for a rerun in words; empty if there is none."""
-    if [content for _, content in old["cells"]] != [content for _, content in new["cells"]]:
-        before = {content for _, content in old["cells"]}
-        changed = [name for name, content in new["cells"] if content not in before]
-        return f"code cell {', '.join(changed)} changed" if changed else "code cells were removed or moved"
+    """Every reason for a rerun, in words; empty if there is none.
+
+    A step before this one that has not run is no reason yet: its results may turn out to be the same.
+    """
+    reasons = [reason] if (reason := _cell_difference(old["cells"], new["cells"])) else []
     words = {
         "modules": "module {} changed",
         "profile": "profile key {} changed",
         "parameters": "parameter {} changed",
         "files": "input {} changed",
-        "upstream": "{} gave other results",
     }
     for kind, phrase in words.items():
-        if old.get(kind) != new[kind]:
-            before, after = old.get(kind, {}), new[kind]
-            changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            return phrase.format(", ".join(changed[:3]) + more)
-    return "requirements-lock.txt changed" if old.get("lock") != new["lock"] else ""
+        before, after = old.get(kind, {}), new[kind]
+        changed = [name for name in before.keys() & after.keys() if before[name] != after[name]]
+        # Changed code imports other modules and reads other keys: then these have not changed themselves.
+        if not (kind in ("modules", "profile") and (changed or reasons)):
+            changed += before.keys() ^ after.keys()
+        if changed:
+            reasons.append(phrase.format(_some(changed)))
+    before, after = old.get("upstream", {}), {name: made for name, made in new["upstream"].items() if made}
+    if changed := [name for name in after if before.get(name, after[name]) != after[name]]:
+        reasons.append(f"{_some(changed)} gave other results")
+    if added := after.keys() - before.keys():
+        reasons.append(f"it now comes after {_some(added)}")
+    if old.get("lock") != new["lock"]:
+        reasons.append("requirements-lock.txt changed")
+    return "; ".join(reasons)
+
+
+def _some(names: Collection[str]) -> str:
+    """Three of the names, and how many more there are."""
+    first, more = sorted(names)[:3], len(names) - 3
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
+def _cell_difference(old: list, new: list) -> str:
+    if [content for _, content in old] == [content for _, content in new]:
+        return ""
+    if changed := _beyond(new, old):
+        return f"code cell {', '.join(changed)} changed"
+    removed = _beyond(old, new)
+    return f"code cell {', '.join(removed)} removed" if removed else "code cells moved"
+
+
+def _beyond(cells: list, others: list) -> list[str]:
+    """Names of the cells whose content the others lack, or hold fewer times."""
+    left, found = Counter(content for _, content in others), []
+    for name, content in cells:
+        left[content] -= 1
+        if left[content] < 0:
+            found.append(name)
+    return found
 
 
 def judge(step: Step, place: Place) -> Verdict:
