@@ -419,10 +419,14 @@ class Paper(RuleBasedStateMachine):
             "upstream": "{} gave other results",
         }
         for kind, phrase in phrases.items():
-            names = old[kind].keys() | new[kind].keys() if kind == "files" else old[kind].keys() & new[kind].keys()
-            changed = [name for name in names if old[kind].get(name) != new[kind].get(name)]
+            names = old[kind].keys() & new[kind].keys()
+            changed = [name for name in names if old[kind][name] != new[kind][name]]
             if changed:
                 found.append(phrase.format(named(changed)))
+            if kind == "files":
+                gone, come = old[kind].keys() - new[kind].keys(), new[kind].keys() - old[kind].keys()
+                found += [f"input {named(come)} is new"] if come else []
+                found += [f"input {named(gone)} is gone"] if gone else []
         if old["lock"] != new["lock"]:
             found.append("requirements-lock.txt changed")
         if found:
@@ -623,7 +627,7 @@ class Paper(RuleBasedStateMachine):
 
 
 Paper.TestCase.settings = settings(
-    max_examples=80,
+    max_examples=60,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,

@@ -412,6 +412,29 @@ def test_an_input_file_of_the_user_reruns_the_step_that_reads_it(place, ran):
     assert ran == ["evaluate"] * 3
 
 
+def test_the_users_folder_may_move_and_what_came_and_went_in_it_is_named(place, ran, tmp_path_factory):
+    base = tmp_path_factory.mktemp("apart")
+    (base / "here" / "clinic").mkdir(parents=True)
+    for name in ("a", "b"):
+        (base / "here" / "clinic" / name).write_text("1")
+    place.results.mkdir(parents=True)
+    (place.results / "model_acute.txt").write_text("1")
+
+    def of(folder: Path) -> tuple[Place, list[Step]]:
+        step = Step("evaluate", "evaluate", {}, (), (str(folder),), ("results/tiny/score.txt",))
+        return Place(place.repository, place.root, "tiny", "tiny", str(folder)), [step]
+
+    make(*of(base / "here" / "clinic"))
+    (base / "here").rename(base / "there")
+    clinic = base / "there" / "clinic"
+    assert states(*of(clinic)) == {"evaluate": "fresh"}
+    (clinic / "a").rename(clinic / "c")
+    moved, plan = of(clinic)
+    forget()
+    reason = staleness.judge_all(plan, moved)["evaluate"].reason
+    assert reason == "input clinic/c is new; input clinic/a is gone"
+
+
 def test_files_of_an_earlier_run_do_not_survive_a_rerun(place, ran):
     make(place)
     (place.results / "score-of-a-patient-who-left.txt").write_text("old")

@@ -79,6 +79,15 @@ class Place:
         """The stored notebook."""
         return self.repository / "notebooks" / f"{step.notebook}.ipynb"
 
+    def name(self, file: Path) -> str:
+        """An input file as stamps call it: the root and the user's folder may move, what lies in them counts."""
+        full, root, data = (Path(os.path.abspath(path)) for path in (file, self.root, self.data or self.root))
+        if full.is_relative_to(root):
+            return full.relative_to(root).as_posix()
+        if full.is_relative_to(data):
+            return f"{data.name}/{full.relative_to(data).as_posix()}"
+        return os.path.relpath(full, self.repository)
+
     def parameters(self, step: Step) -> dict[str, Any]:
         """All values the notebook is called with; paths are relative so that results name no machine."""
         known = fingerprints.read_notebook(self.notebook(step)).parameters
@@ -201,7 +210,11 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
     profile = parameters.get("profile", place.profile)  # a page for students may try itself on a smaller one
     profile_file = place.repository / "notebooks" / "profiles" / f"{profile}.yaml"
     lock = place.repository / "requirements-lock.txt"
-    files = look_all(files_under(step.inputs, place.repository), place.repository, known_files)
+    files = {}
+    for file in files_under(step.inputs, place.repository):
+        entry = look(file, known_files.get(place.name(file)))
+        if entry is not None:
+            files[place.name(file)] = entry
     hashes = {
         "cells": fingerprints.code_cells(notebook),
         "modules": {name: fingerprints.hash_small(file) for name, file in modules.items()},
@@ -221,20 +234,19 @@ def difference(old: dict, new: dict) -> str:
     A step before this one that has not run is no reason yet: its results may turn out to be the same.
     """
     reasons = [reason] if (reason := _cell_difference(old["cells"], new["cells"])) else []
-    words = {
-        "modules": "module {} changed",
-        "profile": "profile key {} changed",
-        "parameters": "parameter {} changed",
-        "files": "input {} changed",
-    }
-    for kind, phrase in words.items():
+    words = {"modules": "module {}", "profile": "profile key {}", "parameters": "parameter {}", "files": "input {}"}
+    for kind, thing in words.items():
         before, after = old.get(kind, {}), new[kind]
         changed = [name for name in before.keys() & after.keys() if before[name] != after[name]]
-        # Changed code imports other modules and reads other keys: then these have not changed themselves.
-        if not (kind in ("modules", "profile") and (changed or reasons)):
-            changed += before.keys() ^ after.keys()
-        if changed:
-            reasons.append(phrase.format(_some(changed)))
+        # Changed code imports other modules and reads other keys: then these are no reasons themselves.
+        explained = kind in ("modules", "profile") and (changed or reasons)
+        for names, deed in (
+            (changed, "changed"),
+            ((after.keys() - before.keys()) if not explained else (), "is new"),
+            ((before.keys() - after.keys()) if not explained else (), "is gone"),
+        ):
+            if names:
+                reasons.append(f"{thing.format(_some(names))} {deed}")
     before, after = old.get("upstream", {}), {name: made for name, made in new["upstream"].items() if made}
     if changed := [name for name in after if before.get(name, after[name]) != after[name]]:
         reasons.append(f"{_some(changed)} gave other results")
