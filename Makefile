@@ -101,6 +101,8 @@ OTHERS := $(filter-out $(TMAX),$(filter 03-evaluate-$(FIRST)-%,$(EVALUATIONS)))
 PREPROCESSED := data/preprocessed/$(RUN_NAME)
 DROPPED := $(ROOT)/data/intake/$(RUN_NAME)/dropped.tsv
 OUT := results/$(RUN_NAME)
+# Every page says whose images it shows: the words stand in the descriptions of its cohorts.
+described = $(foreach c,$(1),$(if $(DATA),$(DATA),$(ROOT)/data/simulated/$(PROFILE))/$(c)/dataset_description.json)
 
 ifeq ($(DATA),)
 $(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c) \
@@ -112,16 +114,17 @@ $(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p co
 # $(call model,COHORT,MAP,COHORT TO START FROM)
 define model
 $(call step,02-train-$(1)-$(2),02-train,-p cohort $(1) -p map_name $(2),$(strip \
-    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),,$(OUT)/models/$(1)_$(2),$(if $(filter 1,$(RANKS)),RUN_GPU,RUN_CPU))
+    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),$(call described,$(1)),$(OUT)/models/$(1)_$(2),$(strip \
+    $(if $(filter 1,$(RANKS)),RUN_GPU,RUN_CPU)))
 $(call step,03-evaluate-$(1)-$(2),03-evaluate,-p cohort $(1) -p map_name $(2),$(strip \
-    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(2)),,$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
+    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(2)),$(call described,$(1)),$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
     '$(OUT)/predictions/$(1)/*_$(2).nii.gz',RUN_CPU)
 endef
 $(foreach m,$(MODELS),$(eval $(call model,$(call cohort,$(m)),$(call map,$(m)),$(call twin,$(m)))))
 
 # $(call page,NAME,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,COHORT): a notebook that runs once.
 define page
-$(call step,$(1),$(1),$(if $(5),-p cohort $(5)),$(2),$(3),$(4))
+$(call step,$(1),$(1),$(if $(5),-p cohort $(5)),$(2),$(strip $(3) $(call described,$(or $(5),$(COHORTS)))),$(4))
 endef
 $(eval $(call page,12-rating,$(PREPARED) $(TMAX),$(ROOT)/data/rating/$(RUN_NAME),$(OUT)/rating,$(FIRST)))
 $(eval $(call page,04-dice,$(if $(DATA),,00-simulate-$(FIRST)) $(PREPARED) $(TMAX) 12-rating,$(strip \
@@ -139,7 +142,7 @@ $(eval $(call page,10-appendix4,$(strip \
     01-preprocess-pegasus $(filter 03-evaluate-pegasus-%,$(EVALUATIONS))),,'$(OUT)/figures/appendix4.*',pegasus))
 endif
 $(eval $(call page,11-distributions,$(EVALUATIONS),,'$(OUT)/figures/distributions*'))
-$(eval $(call page,13-baselines,$(EVALUATIONS) 04-dice 05-table1,,$(strip \
+$(eval $(call page,13-baselines,$(EVALUATIONS) 04-dice 05-table1,$(call described,$(COHORTS)),$(strip \
     '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*'),$(FIRST)))
 $(eval $(call page,14-lesions,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/lesion_*',$(FIRST)))
 
@@ -152,9 +155,10 @@ $(call lesson,perfusion,,,perfusion_methods.csv)
 $(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
 $(call lesson,patient,,,patient.csv)
 endif
-$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,)
-$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),)
-$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 05-table1,metrics_findings.csv,results/reference/$(PROFILE)/ablations)
+$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,,$(call described,$(FIRST)))
+$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),,$(call described,$(FIRST)))
+$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 05-table1,metrics_findings.csv,$(strip \
+    results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
 $(call lesson,hyperparameters,-p profile smoke,,)
 $(call lesson,ablations,-p profile smoke,,)
 

@@ -222,3 +222,13 @@ def test_a_public_cohort_of_another_modality_needs_a_few_lines_and_no_simulation
     assert json.loads((results / "tables" / "dice_summary.json").read_text())["cohort"] == "isles24"
     assert {path: path.read_bytes() for path in before} == before
     assert started(make(copy, "paper", f"DATA={data}", "PROFILE=public")) == set()
+
+    tof = next((data / "isles24").rglob("sub-*_cta.nii.gz"))
+    tof.write_bytes(tof.read_bytes() + b"\0")
+    lines = make(copy, "status", f"DATA={data}", "PROFILE=public").stdout.splitlines()
+    states = {line.split()[0]: line.split()[1] for line in lines if not line.startswith("explore")}
+    (stale,) = [line for line in lines if line.split()[1] == "stale"]
+    assert stale.startswith("01-preprocess-isles24") and stale.endswith(
+        f"input {tof.relative_to(data.parent).as_posix()} changed"
+    )
+    assert set(states.values()) <= {"stale", "waiting", "of"}

@@ -124,13 +124,16 @@ class Workspace:
         Args:
             cohort: the one that is shown; all of the run by default.
         """
-        base = self.cohort(cohort or "")
-        described = {path.parent for path in base.glob("*/dataset_description.json")}
-        held = sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)})
-        folders = [base] if cohort else held
+        folders = [self.cohort(cohort)] if cohort else self._held()
         # What is partly simulated begins with that word, and so bears the tag.
-        sources = sorted({source(folder) for folder in folders or [base]}, key=lambda name: not name.startswith("sim"))
+        sources = sorted({source(folder) for folder in folders}, key=lambda name: not name.startswith("sim"))
         return f"{' and '.join(sources)}, profile {self.profile}"
+
+    def _held(self) -> list[Path]:
+        """Every cohort that is described or holds patients; their folder itself if there is none."""
+        base = self.cohort("")
+        described = {path.parent for path in base.glob("*/dataset_description.json")}
+        return sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)}) or [base]
 
 
 def source(folder: Path) -> str:

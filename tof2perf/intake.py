@@ -280,7 +280,8 @@ def _plain(path: Path) -> Path:
 def _key(sources: list[Path], *settings: object) -> str:
     """Fingerprint of what something is made of: files, settings and the code that makes it."""
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    code = (Path(__file__).with_name(f"{name}.py") for name in ("intake", "dsc", "arterial", "parametric", "motion"))
+    modules = ("intake", "dsc", "arterial", "parametric", "motion", "cohort", "maps", "storage")
+    code = (Path(__file__).with_name(f"{name}.py") for name in modules)
     for path in (*sources, *code):
         with Path(path).open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())

@@ -331,7 +331,7 @@ def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str)
     """Fingerprint of all that a result depends on: input files, settings, this code and the tools it calls."""
     tools = {name: version(name) for name in ("SimpleITK", "deepbet", "scipy", "torch")}
     total = hashlib.sha256(json.dumps([asdict(settings), method, tools], sort_keys=True).encode())
-    modules = ("cohort", "preprocess", "skullstrip", "spatial", "storage")
+    modules = ("cohort", "maps", "preprocess", "skullstrip", "spatial", "storage")
     code = {name: Path(__file__).with_name(f"{name}.py") for name in modules}
     for name, path in (paths | code).items():
         total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -325,7 +325,9 @@ def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...
     protocol = dataclasses.replace(cohort, train=0, validation=0, test=0)  # a patient is the same in any split
     digest = hashlib.sha256(repr((protocol, phantom, seed, tuple(MAPS.items()))).encode())
     package = Path(__file__).resolve().parent
-    analysis = (package.parent / name for name in ("dsc.py", "arterial.py", "parametric.py", "motion.py"))
-    for source in (*sorted(package.glob("*.py")), *analysis):
+    apart = ("oracle.py", "validation.py")  # what is made of a finished patient
+    own = (source for source in sorted(package.glob("*.py")) if source.name not in apart)
+    others = ("dsc.py", "arterial.py", "parametric.py", "motion.py", "cohort.py", "maps.py", "storage.py")
+    for source in (*own, *(package.parent / name for name in others)):
         digest.update(source.read_bytes())
     return digest.hexdigest()
