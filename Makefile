@@ -82,21 +82,24 @@ $(foreach k,$(2),$(STAMPS)/$(1).part$(k)): $(STAMPS)/$(1).part%: | $(STAMPS)/$(1
 	@$$(RUNNER) --by $(3) part $$*/$(words $(2)) $$(SPEC.$(1))
 endef
 
-# The profile says which cohorts and maps there are: a word a model, cohort/map or cohort/map/cohort to start from.
-MODELS := $(shell $(PYTHON) -m tof2perf.profiles --profile $(PROFILE)$(if $(DATA), --data $(DATA)))
+# The profile says which cohorts and maps there are, and which model makes a map: a word a map, cohort/map/model or
+# cohort/map/model/cohort to start from.
+MAPS := $(shell $(PYTHON) -m tof2perf.profiles --profile $(PROFILE)$(if $(DATA), --data $(DATA)))
 ifneq ($(.SHELLSTATUS),0)
 $(error the cohorts of this run are not known; see the line above)
 endif
 cohort = $(word 1,$(subst /, ,$(1)))
 map = $(word 2,$(subst /, ,$(1)))
-twin = $(word 3,$(subst /, ,$(1)))
+model = $(word 3,$(subst /, ,$(1)))
+twin = $(word 4,$(subst /, ,$(1)))
 unique = $(if $(1),$(firstword $(1)) $(call unique,$(filter-out $(firstword $(1)),$(1))))
-COHORTS := $(strip $(call unique,$(foreach m,$(MODELS),$(call cohort,$(m)))))
-EVALUATIONS := $(foreach m,$(MODELS),03-evaluate-$(call cohort,$(m))-$(call map,$(m)))
+COHORTS := $(strip $(call unique,$(foreach m,$(MAPS),$(call cohort,$(m)))))
+EVALUATIONS := $(foreach m,$(MAPS),03-evaluate-$(call cohort,$(m))-$(call map,$(m)))
 # Lesions are analysed, and figures 1 to 4 drawn, of the cohort of the paper, or of the first that the run has.
 FIRST := $(firstword $(filter acute,$(COHORTS)) $(COHORTS))
 PREPARED := 01-preprocess-$(FIRST)
 TMAX := 03-evaluate-$(FIRST)-tmax
+TMAX_MODEL := 02-train-$(FIRST)-$(call model,$(filter $(FIRST)/tmax/%,$(MAPS)))
 OTHERS := $(filter-out $(TMAX),$(filter 03-evaluate-$(FIRST)-%,$(EVALUATIONS)))
 PREPROCESSED := data/preprocessed/$(RUN_NAME)
 DROPPED := $(ROOT)/data/intake/$(RUN_NAME)/dropped.tsv
@@ -111,16 +114,21 @@ endif
 $(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p cohort $(c),$(if \
     $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c) $(DROPPED)),$(PREPROCESSED)/$(c),RUN_CPU)))
 
-# $(call model,COHORT,MAP,COHORT TO START FROM)
-define model
+# $(call train,COHORT,MODEL,COHORT TO START FROM)
+define train
 $(call step,02-train-$(1)-$(2),02-train,-p cohort $(1) -p map_name $(2),$(strip \
     01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),$(call described,$(1)),$(OUT)/models/$(1)_$(2),$(strip \
     $(if $(filter 1,$(RANKS)),RUN_GPU,RUN_CPU)))
+endef
+# $(call evaluate,COHORT,MAP,MODEL)
+define evaluate
 $(call step,03-evaluate-$(1)-$(2),03-evaluate,-p cohort $(1) -p map_name $(2),$(strip \
-    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(2)),$(call described,$(1)),$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
+    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(3)),$(call described,$(1)),$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
     '$(OUT)/predictions/$(1)/*_$(2).nii.gz',RUN_CPU)
 endef
-$(foreach m,$(MODELS),$(eval $(call model,$(call cohort,$(m)),$(call map,$(m)),$(call twin,$(m)))))
+MODELS := $(call unique,$(foreach m,$(MAPS),$(call cohort,$(m))/$(call model,$(m))/$(call twin,$(m))))
+$(foreach m,$(MODELS),$(eval $(call train,$(call cohort,$(m)),$(call map,$(m)),$(call model,$(m)))))
+$(foreach m,$(MAPS),$(eval $(call evaluate,$(call cohort,$(m)),$(call map,$(m)),$(call model,$(m)))))
 
 # $(call page,NAME,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,COHORT): a notebook that runs once.
 define page
@@ -131,7 +139,7 @@ $(eval $(call page,04-dice,$(if $(DATA),,00-simulate-$(FIRST)) $(PREPARED) $(TMA
     data/published $(ROOT)/data/rating/$(RUN_NAME)),$(strip \
     '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/$(FIRST)),$(FIRST)))
 $(eval $(call page,05-table1,$(EVALUATIONS) 04-dice,data/published,'$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv))
-$(eval $(call page,06-figure1,$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX),,'$(OUT)/figures/figure1.*',$(FIRST)))
+$(eval $(call page,06-figure1,$(PREPARED) $(TMAX_MODEL) $(TMAX),,'$(OUT)/figures/figure1.*',$(FIRST)))
 $(eval $(call page,07-figure2,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/figure2.*',$(FIRST)))
 ifneq ($(OTHERS),)
 $(eval $(call page,08-figure3,$(PREPARED) $(OTHERS) 04-dice,,'$(OUT)/figures/figure3.*',$(FIRST)))
@@ -155,10 +163,12 @@ $(call lesson,perfusion,,,perfusion_methods.csv)
 $(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
 $(call lesson,patient,,,patient.csv)
 endif
-$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,,$(call described,$(FIRST)))
 $(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),,$(call described,$(FIRST)))
-$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 05-table1,metrics_findings.csv,$(strip \
+ifneq ($(call model,$(filter $(FIRST)/tmax/%,$(MAPS))),all)  # these look into the model of one map
+$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL),,$(call described,$(FIRST)))
+$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL) $(TMAX) 05-table1,metrics_findings.csv,$(strip \
     results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
+endif
 $(call lesson,hyperparameters,-p profile smoke,,)
 $(call lesson,ablations,-p profile smoke,,)
 
