@@ -310,6 +310,18 @@ def test_only_what_changed_or_is_incomplete_is_done_again(source, tmp_path, monk
     assert len(done) == 4
 
 
+def test_other_code_with_the_same_numbers_makes_the_same_files(source, tmp_path, monkeypatch):
+    """So that a comment in it retrains nothing: what depends on the code's text is hidden, and no result."""
+    out, done = tmp_path / "out", []
+    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+    monkeypatch.setattr(preprocess, "_digest", lambda *arguments: done.append(1) or "of other code")
+    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    assert len(done) == 2
+    assert {path.read_text() for path in out.glob(".*_made-from")} == {"of other code"}
+    assert {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")} == before
+
+
 def test_what_the_training_tofs_were_like_is_kept_and_the_test_patients_do_not_enter(source, tmp_path, rng):
     parts = images(rng)
     tof = parts["tof"].slicer[:, :, 3:27]

@@ -21,7 +21,7 @@ from tof2perf import cohort, skullstrip, spatial
 from tof2perf.inputs import record_inputs
 from tof2perf.maps import MAPS, TOF_BOUNDS, denormalise, normalise
 from tof2perf.profiles import PreprocessingProfile
-from tof2perf.storage import locked, write_bytes, write_json, write_table, write_volume
+from tof2perf.storage import locked, write_bytes, write_json, write_table, write_text, write_volume
 from tof2perf.workers import tied
 
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
@@ -148,11 +148,12 @@ def preprocess_patient(
     paths = _inputs(cohort_folder, patient, maps, modality)
     method = skullstrip.choose_method(settings.skull_strip, paths, magnetic=intensity == "n4")
     digest = _digest(paths, settings, f"{method} {modality} {intensity} {registration}")
-    record = out_folder / f"{patient}_qc.json"
+    # Hidden, so that it is no result: a comment in this code makes no other patients, and retrains nothing.
+    record, key = out_folder / f"{patient}_qc.json", out_folder / f".{patient}_made-from"
     outputs = {name: cohort.preprocessed_path(out_folder, patient, name) for name in ("tof", "mask", *maps)}
     if "lesion" in paths:
         outputs["lesion"] = cohort.preprocessed_path(out_folder, patient, "lesion")
-    if (quality := _finished(record, digest, outputs.values())) is not None:
+    if (quality := _finished(record, key, digest, outputs.values())) is not None:
         return quality
 
     # The order of storage is settled once, here; from now on only world positions count.
@@ -192,7 +193,7 @@ def preprocess_patient(
         drawn = nib.as_closest_canonical(_read_mask(paths["lesion"]))
         arrays["lesion"] = spatial.resample(drawn, grid, motion) > 0.5
 
-    record.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
+    key.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
     for name, array in arrays.items():
         write_volume(outputs[name], np.where(mask, array, array.dtype.type(0)), grid.affine)
     centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
@@ -204,8 +205,8 @@ def preprocess_patient(
         "mutual_information": round(information, 4),
         "coverage": round(coverage, 4),
     }
-    details = {"tof_to_dsc_mm": np.round(motion, 6).tolist(), "digest": digest}
-    write_json(record, {"participant_id": patient, **quality, **details})
+    write_json(record, {"participant_id": patient, **quality, "tof_to_dsc_mm": np.round(motion, 6).tolist()})
+    write_text(key, digest)
     return quality
 
 
@@ -338,12 +339,12 @@ def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str)
     return total.hexdigest()
 
 
-def _finished(record: Path, digest: str, outputs: Iterable[Path]) -> Quality | None:
+def _finished(record: Path, key: Path, digest: str, outputs: Iterable[Path]) -> Quality | None:
     """The quality control of a patient who is complete and belongs to these inputs, else None."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        same, found = key.read_text(encoding="utf-8") == digest, json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if found.pop("digest", None) != digest or not all(path.is_file() for path in outputs):
+    if not same or not all(path.is_file() for path in outputs):
         return None
-    return {key: value for key, value in found.items() if key not in ("participant_id", "tof_to_dsc_mm")}
+    return {name: value for name, value in found.items() if name not in ("participant_id", "tof_to_dsc_mm")}
