@@ -222,10 +222,11 @@ def ran(said: str) -> tuple[str, ...]:
 
 
 def in_short(said: str, folder: Path) -> str:
-    """The line that tells what went wrong, without the folder's name; else the last one."""
-    lines = [line for line in said.splitlines() if line.strip()]
+    """The line that tells most, without the folder's name: an error, or the first step that ran, or the last line."""
+    lines = [line for line in said.splitlines() if line.strip() and "warning:" not in line]
     telling = [line for line in lines if line.startswith("error:") or "another make" in line]
     telling += [line for line in lines if line.startswith("make") and "***" in line]
+    telling += [line for line in lines if " ..." in line]
     return (telling or lines[-1:] or ["nothing"])[0].replace(f"{folder}/", "").removeprefix("error: ")
 
 
@@ -537,14 +538,16 @@ SCENARIOS = (
 # --- the matrix -------------------------------------------------------------------------------------------------------
 
 
+def verdict_of(row: Row) -> str:
+    """How a row ended."""
+    return f"NOT DONE: {row.unavailable}" if row.unavailable else f"FAILED: {row.problem}" if row.problem else "ok"
+
+
 def table(rows: list[Row]) -> str:
     """The matrix as text."""
     head = ("fault", "where and when", "make said", "rerun", "identical", "left over", "")
     cells = [head]
     for row in rows:
-        verdict = (
-            f"NOT DONE: {row.unavailable}" if row.unavailable else f"FAILED: {row.problem}" if row.problem else "ok"
-        )
         cells.append(
             (
                 f"{row.scenario.fault}{row.note}",
@@ -553,7 +556,7 @@ def table(rows: list[Row]) -> str:
                 ", ".join(row.reran) or "nothing",
                 row.identical,
                 ", ".join(row.left) or "nothing",
-                verdict,
+                verdict_of(row),
             )
         )
     widths = [max(len(line[column]) for line in cells) for column in range(len(head) - 1)]
@@ -599,9 +602,9 @@ def main(arguments: list[str] | None = None) -> int:
             played = {pool.submit(play, row, base, work / f"{number:02}"): row for number, row in enumerate(chosen)}
             for future in as_completed(played):
                 row = rows[played[future]] = future.result()
-                verdict = "not done" if row.unavailable else "FAILED" if row.problem else "ok"
                 print(
-                    f"{len(rows):2}/{len(chosen)}  {verdict}  {row.scenario.fault}, {row.scenario.moment}", flush=True
+                    f"{len(rows):2}/{len(chosen)}  {row.scenario.fault}, {row.scenario.moment}: {verdict_of(row)}",
+                    flush=True,
                 )
     finally:
         shutil.rmtree(work, ignore_errors=True)
