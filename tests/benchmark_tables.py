@@ -52,6 +52,15 @@ def _training(found: dict) -> list[str]:
         name = f"ours in {case['precision']}, activations {kept}"
         seconds = f"{info['seconds']:.1f} ({info['cpu_seconds']:.0f} of CPU)"
         rows.append(("256x256x128, 64 filters", name, seconds, f"peak {info['peak_gb']:.2f} GB", f"{share:.0%}"))
+    bounds = [
+        f"{entry['stats']['min'] / (entry['extra_info']['operations'] / product['float32']):.1f} times ({size})"
+        for (size, algorithm), entry in steps.items()
+        if algorithm == "released"
+    ]
+    bound = (
+        "With every operation at the rate of the matrix product, the float32 step would be "
+        f"{' and '.join(bounds)} as fast as the released one."
+    )
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in product.items())
     last = f"share of the rate of a large matrix product ({rates})"
     parts = []
@@ -60,6 +69,7 @@ def _training(found: dict) -> list[str]:
         parts.append((dict(key)["group"], dict(key)["size"], f"{entry['stats']['min']:.4f}", share))
     return [
         _markdown(("volume", "training step", "seconds", "against the released step; memory", last), rows),
+        bound,
         _markdown(("part of the step", "volume", "seconds", "share of the matrix product's rate"), parts),
     ]
 
