@@ -22,6 +22,7 @@ from tof2perf.fingerprints import digest
 
 PATIENCE_S = 60.0  # within which everything that was started has ended; generous, for it only bounds a failure
 LARGE_KB = 16  # less than a volume, a figure or an executed notebook
+CACHE = "torchinductor_"  # one a user, which torch makes when it trains and keeps in any case
 MARK = "TOF2PERF_CHAOS"  # variable that every process of a scenario inherits: nothing hides from the search by it
 
 # Python reads a module of this name before anything else: this one strikes when a file is about to take its place.
@@ -157,7 +158,8 @@ class Copy:
             half = ".part" in path.name or path.suffix in (".started", ".lock")
             if half or path == self.results / "failed":
                 self.left.append(str(path.relative_to(self.folder)))
-        self.left += [f"tmp/{path.name}" for path in sorted(self.temporary.iterdir())]
+        temporary = (path.name for path in sorted(self.temporary.iterdir()))
+        self.left += [f"tmp/{name}" for name in temporary if not name.startswith(CACHE)]
         pids = self.folder / ".chaos-pids"
         known = set(pids.read_text().split()) if pids.exists() else set()
         shared = sorted(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else []
