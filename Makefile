@@ -15,8 +15,19 @@ PROFILE := laptop
 DATA :=
 ## ROOT=.          folder that data/ and results/ are written to
 ROOT := .
-## RUN=            prefix of the heavy steps, for example an srun line on a cluster
+## RUN=            launcher of the heavy steps, for example RUN="srun -q -n1 -c4 --gres=gpu:1" on a cluster
 RUN :=
+## SITE=.site.mk   what else a cluster wants, by kind of step (README.md, "On a cluster"); RUN comes before it
+SITE := .site.mk
+-include $(SITE)
+# Simulation, preprocessing and evaluation compute on processors, training on a GPU where there is one.
+RUN_CPU := $(or $(RUN),$(RUN_CPU))
+RUN_GPU := $(or $(RUN),$(RUN_GPU))
+export RUN_CPU RUN_GPU
+## PARTS=          jobs that share the patients of a cohort: 1, or 8 with a launcher
+PARTS ?= $(if $(strip $(RUN_CPU)),8,1)
+## RANKS=1         processes that train one model together, started by srun; as many as devices in the profile
+RANKS ?= 1
 # An active environment serves if it was made for this project; else .venv is made here.
 ACTIVE := $(firstword $(foreach env,$(VIRTUAL_ENV) $(CONDA_PREFIX),$(if \
             $(wildcard $(env)/lib/python3*/site-packages/tof2perf-*.dist-info),$(env))))
@@ -53,61 +64,82 @@ RUNNER = $(PYTHON) -m tof2perf.steps --root $(ROOT) --run $(RUN_NAME) --profile 
 
 # --- the graph --------------------------------------------------------------------------------------------------------
 ifdef INSIDE
-# $(call step,NAME,NOTEBOOK,PARAMETERS,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,PREFIX); upstream first.
+# $(call step,NAME,NOTEBOOK,PARAMETERS,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,LAUNCHER); upstream first.
 define step
 STEPS += $(1)
+AFTER.$(1) := $(4)
 SPEC.$(1) := $(strip $(1) --notebook $(2) $(3) $(if $(4),--after $(4)) $(if $(5),--inputs $(5)) $(if $(6),--outputs $(6)))
 $(STAMPS)/$(1).json: | $(patsubst %,$(STAMPS)/%.json,$(4))
-	@$(7) $$(RUNNER) run $$(SPEC.$(1))
+	@$$(RUNNER) $(if $(7),--by $(7)) run $$(SPEC.$(1))
 endef
 
-# The profile says which cohorts and maps there are: a word a model, cohort/map or cohort/map/cohort to start from.
-MODELS := $(shell $(PYTHON) -m tof2perf.profiles --profile $(PROFILE)$(if $(DATA), --data $(DATA)))
+# $(call share,NAME,PARTS,LAUNCHER): parts of a step, each a job of its own, that come before its notebook.
+define share
+$(STAMPS)/$(1).json: | $(foreach k,$(2),$(STAMPS)/$(1).part$(k))
+$(STAMPS)/$(1).begun: | $(patsubst %,$(STAMPS)/%.json,$(AFTER.$(1)))
+	@$$(RUNNER) begin $$(SPEC.$(1))
+$(foreach k,$(2),$(STAMPS)/$(1).part$(k)): $(STAMPS)/$(1).part%: | $(STAMPS)/$(1).begun
+	@$$(RUNNER) --by $(3) part $$*/$(words $(2)) $$(SPEC.$(1))
+endef
+
+# The profile says which cohorts and maps there are, and which model makes a map: a word a map, cohort/map/model or
+# cohort/map/model/cohort to start from.
+MAPS := $(shell $(PYTHON) -m tof2perf.profiles --profile $(PROFILE)$(if $(DATA), --data $(DATA)))
 ifneq ($(.SHELLSTATUS),0)
 $(error the cohorts of this run are not known; see the line above)
 endif
 cohort = $(word 1,$(subst /, ,$(1)))
 map = $(word 2,$(subst /, ,$(1)))
-twin = $(word 3,$(subst /, ,$(1)))
+model = $(word 3,$(subst /, ,$(1)))
+twin = $(word 4,$(subst /, ,$(1)))
 unique = $(if $(1),$(firstword $(1)) $(call unique,$(filter-out $(firstword $(1)),$(1))))
-COHORTS := $(strip $(call unique,$(foreach m,$(MODELS),$(call cohort,$(m)))))
-EVALUATIONS := $(foreach m,$(MODELS),03-evaluate-$(call cohort,$(m))-$(call map,$(m)))
+COHORTS := $(strip $(call unique,$(foreach m,$(MAPS),$(call cohort,$(m)))))
+EVALUATIONS := $(foreach m,$(MAPS),03-evaluate-$(call cohort,$(m))-$(call map,$(m)))
 # Lesions are analysed, and figures 1 to 4 drawn, of the cohort of the paper, or of the first that the run has.
 FIRST := $(firstword $(filter acute,$(COHORTS)) $(COHORTS))
 PREPARED := 01-preprocess-$(FIRST)
 TMAX := 03-evaluate-$(FIRST)-tmax
+TMAX_MODEL := 02-train-$(FIRST)-$(call model,$(filter $(FIRST)/tmax/%,$(MAPS)))
 OTHERS := $(filter-out $(TMAX),$(filter 03-evaluate-$(FIRST)-%,$(EVALUATIONS)))
 PREPROCESSED := data/preprocessed/$(RUN_NAME)
 DROPPED := $(ROOT)/data/intake/$(RUN_NAME)/dropped.tsv
 OUT := results/$(RUN_NAME)
+# Every page says whose images it shows: the words stand in the descriptions of its cohorts.
+described = $(foreach c,$(1),$(if $(DATA),$(DATA),$(ROOT)/data/simulated/$(PROFILE))/$(c)/dataset_description.json)
 
 ifeq ($(DATA),)
 $(foreach c,$(COHORTS),$(eval $(call step,00-simulate-$(c),00-simulate,-p cohort $(c),,,data/simulated/$(PROFILE)/$(c) \
-    data/oracle/$(PROFILE)/$(c),$$(RUN))))
+    data/oracle/$(PROFILE)/$(c),RUN_CPU)))
 endif
 $(foreach c,$(COHORTS),$(eval $(call step,01-preprocess-$(c),01-preprocess,-p cohort $(c),$(if \
-    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c) $(DROPPED)),$(PREPROCESSED)/$(c),$$(RUN))))
+    $(DATA),,00-simulate-$(c)),$(if $(DATA),$(DATA)/$(c) $(DROPPED)),$(PREPROCESSED)/$(c),RUN_CPU)))
 
-# $(call model,COHORT,MAP,COHORT TO START FROM)
-define model
+# $(call train,COHORT,MODEL,COHORT TO START FROM)
+define train
 $(call step,02-train-$(1)-$(2),02-train,-p cohort $(1) -p map_name $(2),$(strip \
-    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),,$(OUT)/models/$(1)_$(2),$$(RUN))
-$(call step,03-evaluate-$(1)-$(2),03-evaluate,-p cohort $(1) -p map_name $(2),$(strip \
-    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(2)),,$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
-    '$(OUT)/predictions/$(1)/*_$(2).nii.gz',$$(RUN))
+    01-preprocess-$(1) $(if $(3),02-train-$(3)-$(2))),$(call described,$(1)),$(OUT)/models/$(1)_$(2),$(strip \
+    $(if $(filter 1,$(RANKS)),RUN_GPU,RUN_CPU)))
 endef
-$(foreach m,$(MODELS),$(eval $(call model,$(call cohort,$(m)),$(call map,$(m)),$(call twin,$(m)))))
+# $(call evaluate,COHORT,MAP,MODEL)
+define evaluate
+$(call step,03-evaluate-$(1)-$(2),03-evaluate,-p cohort $(1) -p map_name $(2),$(strip \
+    $(if $(DATA),,00-simulate-$(1)) 01-preprocess-$(1) 02-train-$(1)-$(3)),$(call described,$(1)),$(OUT)/metrics/$(1)_$(2).csv $(OUT)/metrics/$(1)_$(2)_relative.csv \
+    '$(OUT)/predictions/$(1)/*_$(2).nii.gz',RUN_CPU)
+endef
+MODELS := $(call unique,$(foreach m,$(MAPS),$(call cohort,$(m))/$(call model,$(m))/$(call twin,$(m))))
+$(foreach m,$(MODELS),$(eval $(call train,$(call cohort,$(m)),$(call map,$(m)),$(call model,$(m)))))
+$(foreach m,$(MAPS),$(eval $(call evaluate,$(call cohort,$(m)),$(call map,$(m)),$(call model,$(m)))))
 
 # $(call page,NAME,STEPS BEFORE IT,OTHER FILES IT READS,WHAT IT WRITES,COHORT): a notebook that runs once.
 define page
-$(call step,$(1),$(1),$(if $(5),-p cohort $(5)),$(2),$(3),$(4))
+$(call step,$(1),$(1),$(if $(5),-p cohort $(5)),$(2),$(strip $(3) $(call described,$(or $(5),$(COHORTS)))),$(4))
 endef
 $(eval $(call page,12-rating,$(PREPARED) $(TMAX),$(ROOT)/data/rating/$(RUN_NAME),$(OUT)/rating,$(FIRST)))
 $(eval $(call page,04-dice,$(if $(DATA),,00-simulate-$(FIRST)) $(PREPARED) $(TMAX) 12-rating,$(strip \
     data/published $(ROOT)/data/rating/$(RUN_NAME)),$(strip \
     '$(OUT)/tables/dice*' '$(OUT)/tables/lesion_*' $(OUT)/lesions/$(FIRST)),$(FIRST)))
 $(eval $(call page,05-table1,$(EVALUATIONS) 04-dice,data/published,'$(OUT)/tables/table1.*' $(OUT)/tables/comparison.csv))
-$(eval $(call page,06-figure1,$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX),,'$(OUT)/figures/figure1.*',$(FIRST)))
+$(eval $(call page,06-figure1,$(PREPARED) $(TMAX_MODEL) $(TMAX),,'$(OUT)/figures/figure1.*',$(FIRST)))
 $(eval $(call page,07-figure2,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/figure2.*',$(FIRST)))
 ifneq ($(OTHERS),)
 $(eval $(call page,08-figure3,$(PREPARED) $(OTHERS) 04-dice,,'$(OUT)/figures/figure3.*',$(FIRST)))
@@ -118,7 +150,7 @@ $(eval $(call page,10-appendix4,$(strip \
     01-preprocess-pegasus $(filter 03-evaluate-pegasus-%,$(EVALUATIONS))),,'$(OUT)/figures/appendix4.*',pegasus))
 endif
 $(eval $(call page,11-distributions,$(EVALUATIONS),,'$(OUT)/figures/distributions*'))
-$(eval $(call page,13-baselines,$(EVALUATIONS) 04-dice 05-table1,,$(strip \
+$(eval $(call page,13-baselines,$(EVALUATIONS) 04-dice 05-table1,$(call described,$(COHORTS)),$(strip \
     '$(OUT)/tables/baselines.*' $(OUT)/tables/ceiling.csv '$(OUT)/figures/ceiling.*'),$(FIRST)))
 $(eval $(call page,14-lesions,$(PREPARED) $(TMAX) 04-dice,,'$(OUT)/figures/lesion_*',$(FIRST)))
 
@@ -131,9 +163,12 @@ $(call lesson,perfusion,,,perfusion_methods.csv)
 $(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
 $(call lesson,patient,,,patient.csv)
 endif
-$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,)
-$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),)
-$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 05-table1,metrics_findings.csv,results/reference/$(PROFILE)/ablations)
+$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),,$(call described,$(FIRST)))
+ifneq ($(call model,$(filter $(FIRST)/tmax/%,$(MAPS))),all)  # these look into the model of one map
+$(call lesson,gan,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL),,$(call described,$(FIRST)))
+$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL) $(TMAX) 05-table1,metrics_findings.csv,$(strip \
+    results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
+endif
 $(call lesson,hyperparameters,-p profile smoke,,)
 $(call lesson,ablations,-p profile smoke,,)
 
@@ -160,6 +195,12 @@ $(error the steps cannot be compared with their results; see the line above)
 endif
 $(patsubst %,$(STAMPS)/%.json,$(filter $(PLANNED),$(VISIT))): FORCE
 $(RESULTS)/manifest.json: $(if $(filter manifest,$(VISIT)),FORCE)
+ifneq ($(PARTS),1)
+$(foreach s,$(filter 00-% 01-%,$(VISIT)),$(eval $(call share,$(s),$(shell seq $(PARTS)),RUN_CPU)))
+endif
+ifneq ($(RANKS),1)
+$(foreach s,$(filter 02-%,$(VISIT)),$(eval $(call share,$(s),1,RUN_GPU)))
+endif
 endif
 $(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(PLANNED))
 	@$(PYTHON) -m tof2perf.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))

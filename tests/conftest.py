@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -19,14 +20,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> Path:
-    """A checkout after ``make paper PROFILE=smoke``, made once for all workers: copy it, never change it."""
+    """A checkout after ``make paper PROFILE=smoke``, made once for all workers: copy it, never change it.
+
+    What its notebooks read is noted in ``watched/`` beside it, see watch.py.
+    """
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, finished = base / "smoke-run" / "tof2perf", base / "smoke-run-finished"
     with (base / "smoke-run-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
         if not finished.exists():
-            done = make(check_out(folder), "paper")
+            observer = shutil.copy(Path(__file__).with_name("watch.py"), check_out(folder) / "sitecustomize.py")
+            done = make(folder, "paper")
+            Path(observer).unlink()
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
             finished.touch()
     return folder

@@ -1,10 +1,15 @@
 """The paper in miniature: a checkout of the working tree of its own, and make called in it as a person would."""
 
+import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tof2perf.staleness import Step
+from tof2perf.steps import parse_step
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -43,3 +48,27 @@ def command(*words: str) -> list[str]:
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
     """Call make and wait for it."""
     return subprocess.run(command(*words), cwd=folder, env=outside_make(), capture_output=True, text=True)
+
+
+@functools.cache
+def planned_steps(goal: str = "paper", data: str = "", profile: str = "laptop", root: str = "/nowhere") -> list[Step]:
+    """The steps as the Makefile declares them; of a root without results, where each is to be run."""
+    done = subprocess.run(
+        [
+            "make",
+            "-n",
+            "INSIDE=1",
+            f"PYTHON={sys.executable}",
+            f"ROOT={root}",
+            f"DATA={data}",
+            f"PROFILE={profile}",
+            goal,
+        ],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin:/bin:/usr/local/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [shlex.split(line) for line in done.stdout.splitlines() if "tof2perf.steps" in line]
+    return [parse_step(words[words.index("run", words.index("--profile")) + 1 :]) for words in lines]

@@ -7,6 +7,7 @@ from nibabel.affines import apply_affine
 
 from tof2perf import cohort as files
 from tof2perf.maps import MAPS
+from tof2perf.storage import write_volume
 
 TOF_SHAPE, MAP_SHAPE = (22, 26, 14), (16, 18, 12)
 TOF_AFFINE = np.array([[8.0, 0, 0, -84], [0, 8, 0, -100], [0, 0, 8, -52], [0, 0, 0, 1]])
@@ -36,7 +37,7 @@ def write_patient(folder: Path, patient: str, rng: np.random.Generator, *, maps=
 def write(path: Path, values: np.ndarray, affine: np.ndarray, suffix: str = ".nii.gz") -> None:
     """An image, compressed or not."""
     if suffix == ".nii.gz":
-        files.write_volume(path, values, affine)
+        write_volume(path, values, affine)
     else:
         import nibabel as nib
 
@@ -54,7 +55,7 @@ def write_series(path: Path, rng: np.random.Generator, *, frames: int = 30) -> N
     late = np.maximum(time - 12 - delay[..., None], 0)
     bolus = height[..., None] * (late / 4.5) ** 3 * np.exp(3 - late / 1.5)
     signal = np.where(inside[..., None], 600 * np.exp(-1.2 * bolus) + rng.normal(0, 4, (*MAP_SHAPE, frames)), 10)
-    files.write_volume(path, signal, MAP_AFFINE, repetition_time_s=1.5)
+    write_volume(path, signal, MAP_AFFINE, repetition_time_s=1.5)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -13,6 +13,7 @@ from tof2perf import check
 from tof2perf import cohort as files
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
+from tof2perf.storage import write_json, write_table, write_volume
 
 COHORT = CohortProfile(train=2, validation=1, test=1)
 WHO = "sub-0002"
@@ -26,12 +27,12 @@ def healthy(tmp_path_factory):
         patient = f"sub-{number:04d}"
         write_patient(folder, patient, rng)
         inside = brain(TOF_SHAPE, TOF_AFFINE)
-        files.write_volume(files.brain_mask_path(folder, patient), inside, TOF_AFFINE)
+        write_volume(files.brain_mask_path(folder, patient), inside, TOF_AFFINE)
         lesion = brain(MAP_SHAPE, MAP_AFFINE) & (np.indices(MAP_SHAPE)[0] < 8)
-        files.write_volume(files.lesion_mask_path(folder, patient), lesion, MAP_AFFINE)
+        write_volume(files.lesion_mask_path(folder, patient), lesion, MAP_AFFINE)
     splits = ["train", "train", "validation", "test"]
     rows = pd.DataFrame({"participant_id": [f"sub-{n:04d}" for n in range(1, 5)], "split": splits})
-    files.write_table(folder / "participants.tsv", rows)
+    write_table(folder / "participants.tsv", rows)
     return folder
 
 
@@ -145,7 +146,7 @@ def only_series(folder, **timing):
         files.map_path(folder, WHO, name).unlink()
     write_series(files.dsc_path(folder, WHO), np.random.default_rng(0), frames=timing.pop("frames", 30))
     path = files.dsc_path(folder, WHO)
-    files.write_json(path.with_name(f"{WHO}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
+    write_json(path.with_name(f"{WHO}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
 
 
 FAULTS = {  # what is done; in which file and words it is found; whether the patient is lost

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tof2perf.cohort import CohortError, preprocessed_path, write_volume
+from tof2perf.cohort import CohortError, preprocessed_path
 from tof2perf.dataset import PairDataset, left_right_axis, load_pair
 from tof2perf.maps import TOF_BOUNDS
+from tof2perf.storage import write_volume
 
 SHAPE = (6, 5, 4)
 LPS = np.diag([-2.0, -2.0, 2.0, 1.0])

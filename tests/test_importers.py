@@ -12,6 +12,7 @@ from tof2perf import cohort as files
 from tof2perf.cohort import CohortError
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
+from tof2perf.storage import write_json, write_text, write_volume
 
 ISLES = CohortProfile(
     train=1,
@@ -25,7 +26,7 @@ ISLES = CohortProfile(
 
 
 def volume(path, rng, scale=1.0):
-    files.write_volume(path, scale * np.abs(rng.normal(5, 1, MAP_SHAPE)), MAP_AFFINE)
+    write_volume(path, scale * np.abs(rng.normal(5, 1, MAP_SHAPE)), MAP_AFFINE)
 
 
 def paper_folder(folder, rng, ids=("017", "p_018", "019")):
@@ -74,7 +75,7 @@ def test_an_interrupted_import_goes_on_and_keeps_splits_that_were_added(tmp_path
     source = paper_folder(tmp_path / "acute", rng, ids=("1", "2"))
     importers.import_paper_naming(source, tmp_path / "data")
     folder = tmp_path / "data" / "acute"
-    files.write_text(folder / "participants.tsv", "participant_id\tsource_id\tsplit\nsub-1\t1\ttrain\nsub-2\t2\ttest\n")
+    write_text(folder / "participants.tsv", "participant_id\tsource_id\tsplit\nsub-1\t1\ttrain\nsub-2\t2\ttest\n")
     files.map_path(folder, "sub-1", "cbf").unlink()
     paper_folder(source, rng, ids=("3",))
     importers.import_paper_naming(source, tmp_path / "data")
@@ -106,7 +107,7 @@ def test_an_export_comes_back_as_it_was_and_still_says_that_it_is_simulated(tmp_
     folder = tmp_path / "phantom" / "acute"
     for patient in ("sub-0001", "sub-0002"):
         write_patient(folder, patient, rng)
-    files.write_json(folder / "dataset_description.json", {"Name": "x", "GeneratedBy": [{"Name": "tof2perf.phantom"}]})
+    write_json(folder / "dataset_description.json", {"Name": "x", "GeneratedBy": [{"Name": "tof2perf.phantom"}]})
     assert importers.main(["export", str(folder), str(tmp_path / "paper" / "acute")]) == 0
     assert (tmp_path / "paper" / "acute" / "0001_TMAX.nii.gz").is_file()
     assert importers.main(["paper-naming", str(tmp_path / "paper"), str(tmp_path / "data")]) == 0

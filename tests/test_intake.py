@@ -13,6 +13,7 @@ from tof2perf import intake
 from tof2perf.cohort import CohortError
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, PerfusionProfile
+from tof2perf.storage import write_json, write_table, write_volume
 
 ACUTE = CohortProfile(train=4, validation=1, test=1)
 
@@ -59,7 +60,7 @@ def test_a_patient_who_is_taken_away_or_dropped_leaves_no_trace(folder, tmp_path
 def test_given_splits_are_kept(folder, tmp_path):
     splits = ["test", "train", "validation", "train", "train", "test"]
     rows = pd.DataFrame({"participant_id": [f"sub-{n:04d}" for n in range(1, 7)], "split": splits})
-    files.write_table(folder / "participants.tsv", rows)
+    write_table(folder / "participants.tsv", rows)
     table = take_in(folder, tmp_path / "run")
     assert table.split.tolist() == splits and set(table.split_source) == {"given"}
 
@@ -79,50 +80,16 @@ def test_a_patient_in_two_splits_is_an_error(folder, tmp_path, rng):
         write_patient(folder, f"sub-0007_ses-{session}", rng)
     rows = [(f"sub-{n:04d}", "train") for n in range(1, 7)]
     rows += [("sub-0007_ses-01", "train"), ("sub-0007_ses-02", "test")]
-    files.write_table(folder / "participants.tsv", pd.DataFrame(rows, columns=["participant_id", "split"]))
+    write_table(folder / "participants.tsv", pd.DataFrame(rows, columns=["participant_id", "split"]))
     with pytest.raises(CohortError, match="sub-0007 is in two splits"):
         take_in(folder, tmp_path / "run")
-
-
-def test_splits_are_drawn_from_the_seed_and_spread_over_strata():
-    groups = {f"sub-{n:04d}": "M1" if n % 2 else "M2" for n in range(40)}
-    cohort = dataclasses.replace(ACUTE, train=20, validation=10, test=10)
-    first, again, other = (intake.draw_splits(groups, cohort=cohort, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
-    table = pd.Series(first).to_frame("split").assign(stratum=pd.Series(groups)).value_counts().unstack(0)
-    assert table.loc["M1"].to_dict() == {"test": 5, "train": 10, "validation": 5} == table.loc["M2"].to_dict()
-
-
-@pytest.mark.parametrize("people", [3, 4, 7, 149])
-def test_every_split_has_a_patient_and_proportions_are_kept(people):
-    splits = intake.draw_splits(
-        {f"sub-{n:04d}": "all" for n in range(people)},
-        cohort=dataclasses.replace(ACUTE, train=110, validation=15, test=24),
-        seed=0,
-    )
-    count = pd.Series(splits).value_counts()
-    assert count.sum() == people and count.min() >= 1 and len(count) == 3
-    if people == 149:
-        assert count["train"] == pytest.approx(110, abs=2) and count["test"] == pytest.approx(24, abs=1)
-
-
-def test_two_patients_are_too_few():
-    with pytest.raises(CohortError, match="at least 3"):
-        intake.draw_splits({"sub-1": "", "sub-2": ""}, cohort=ACUTE, seed=0)
-
-
-def test_strata_come_from_the_table_or_else_from_the_volume_of_late_tissue():
-    table = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "site": ["M1", "M2"]})
-    assert intake.strata(table, ["sub-1", "sub-2"], {}) == {"sub-1": "M1", "sub-2": "M2"}
-    volumes = {"sub-1": 90.0, "sub-2": 0.0, "sub-3": 40.0, "sub-4": 1.0}
-    assert intake.strata(None, list(volumes), volumes) == {"sub-2": "0", "sub-4": "1", "sub-3": "2", "sub-1": "3"}
 
 
 def test_a_series_without_maps_becomes_maps_in_the_runs_own_folder(folder, tmp_path, rng):
     for name in MAPS:
         files.map_path(folder, "sub-0001", name).unlink()
     write_series(files.dsc_path(folder, "sub-0001"), rng)
-    files.write_json(folder / "dsc.json", {"RepetitionTime": 1.5, "EchoTime": 0.03})  # for the whole folder, as in BIDS
+    write_json(folder / "dsc.json", {"RepetitionTime": 1.5, "EchoTime": 0.03})  # for the whole folder, as in BIDS
     before = snapshot(folder)
     fast = dataclasses.replace(ACUTE, perfusion=PerfusionProfile("bcsvd", "automatic", False))
     take_in(folder, tmp_path / "run", cohort=fast)
@@ -153,7 +120,7 @@ def test_a_map_that_arrives_later_takes_the_place_of_a_made_one(folder, tmp_path
     made = files.dscref_path(tmp_path / "run", "sub-0001")
     assert not made.is_symlink()
     given = files.dscref_path(folder, "sub-0001")
-    files.write_volume(given, brain(MAP_SHAPE, MAP_AFFINE) * 5.0, MAP_AFFINE)
+    write_volume(given, brain(MAP_SHAPE, MAP_AFFINE) * 5.0, MAP_AFFINE)
     take_in(folder, tmp_path / "run")
     assert made.readlink() == given
 
@@ -174,23 +141,3 @@ def test_what_is_missing_is_named_before_anything_is_made(folder, tmp_path, name
     with pytest.raises(CohortError, match=f"{path}: sub-0003 {message}"):
         take_in(folder, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.nii.gz"))
-
-
-def test_a_link_never_replaces_a_file_of_its_own(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).write_text(name)
-    with pytest.raises(CohortError, match="nothing is overwritten"):
-        files.link(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_text() == "b"
-
-
-def test_without_symbolic_links_hard_ones_are_made(tmp_path, monkeypatch):
-    (tmp_path / "a").write_text("a")
-
-    def forbidden(*_):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr(files.Path, "symlink_to", forbidden)
-    for _ in range(2):
-        files.link(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").samefile(tmp_path / "a") and not (tmp_path / "b").is_symlink()

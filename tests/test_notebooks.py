@@ -1,17 +1,14 @@
 """Every notebook keeps the same order, is stored without outputs, and agrees with the Makefile."""
 
 import ast
-import functools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from miniature import planned_steps
 
-from tof2perf import fingerprints, steps
-from tof2perf.staleness import Step
+from tof2perf import fingerprints
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = REPOSITORY / "notebooks"
@@ -45,23 +42,6 @@ def imported(tree: ast.AST) -> set[str]:
 def all_imports(path: Path) -> set[str]:
     notebook = fingerprints.read_notebook(path)
     return set().union(*(imported(notebook.tree(cell)) for cell in notebook.code))
-
-
-@functools.cache
-def planned_steps(goal: str = "paper", data: str = "") -> list[Step]:
-    """The steps as the Makefile declares them."""
-    done = subprocess.run(
-        ["make", "-n", "INSIDE=1", f"PYTHON={sys.executable}", "ROOT=/nowhere", f"DATA={data}", goal],
-        cwd=REPOSITORY,
-        env={"PATH": "/usr/bin:/bin:/usr/local/bin"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    import shlex
-
-    lines = [shlex.split(line) for line in done.stdout.splitlines() if "tof2perf.steps" in line]
-    return [steps.parse_step(words[words.index("run", words.index("--profile")) + 1 :]) for words in lines]
 
 
 def test_there_are_notebooks():

@@ -16,7 +16,9 @@ from test_preprocess import SETTINGS, images, write
 
 from tof2perf import cohort, preprocess
 from tof2perf.execution import ExecutionError, run_notebook
+from tof2perf.inputs import RECORD
 from tof2perf.prediction import predict
+from tof2perf.storage import WriteError, locked, write_bytes, write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 PATIENTS = ("sub-0001", "sub-0002", "sub-0003")
@@ -41,7 +43,7 @@ os.replace = cut
 HOLD = """
 import sys, time
 from pathlib import Path
-from tof2perf.cohort import locked
+from tof2perf.storage import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -76,8 +78,8 @@ def source(tmp_path_factory):
     for patient in PATIENTS:
         write(folder, patient, images(rng))
     rows = "".join(f"{patient}\t{split}\n" for patient, split in zip(PATIENTS, cohort.SPLITS, strict=True))
-    cohort.write_json(folder / "dataset_description.json", {"Name": "clinic"})
-    cohort.write_text(folder / "participants.tsv", f"participant_id\tsplit\n{rows}")
+    write_json(folder / "dataset_description.json", {"Name": "clinic"})
+    write_text(folder / "participants.tsv", f"participant_id\tsplit\n{rows}")
     for path in [folder, *folder.rglob("*")]:
         path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
     yield folder
@@ -96,7 +98,7 @@ def finished(source, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(finished, tmp_path_factory):
     folder = write_model(tmp_path_factory.mktemp("weights") / "acute_all", "all")
-    cohort.write_bytes(folder / cohort.INPUTS, (finished / cohort.INPUTS).read_bytes())
+    write_bytes(folder / RECORD, (finished / RECORD).read_bytes())
     return folder
 
 
@@ -196,7 +198,7 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(so
     )
     try:
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(cohort.CohortError, match="another run is writing here; wait until it has ended"):
+        with pytest.raises(WriteError, match="another run is writing here; wait until it has ended"):
             preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
         done = subprocess.run(command(source, model, out), cwd=HERE.parent, capture_output=True, text=True)
         assert done.returncode == 1
@@ -217,22 +219,22 @@ def test_a_notebook_run_by_hand_is_refused_too(source, tmp_path, monkeypatch):
     place = cohort.Workspace("smoke", tmp_path, str(own)).preprocessed("acute")
     given = {"profile": "smoke", "root": str(tmp_path), "data": str(own), "cohort": "acute"}
     page, failed = HERE.parent / "notebooks" / "01-preprocess.ipynb", tmp_path / "failed.ipynb"
-    with cohort.locked(place), pytest.raises(ExecutionError, match="another run is writing here; wait until it has"):
+    with locked(place), pytest.raises(ExecutionError, match="another run is writing here; wait until it has"):
         run_notebook(page, tmp_path / "executed.ipynb", parameters=given, failed=failed)
     assert not any(place.iterdir())
 
 
 def test_a_folder_is_free_again_after_a_run_that_failed(tmp_path):
-    with pytest.raises(RuntimeError), cohort.locked(tmp_path):
+    with pytest.raises(RuntimeError), locked(tmp_path):
         raise RuntimeError
     (tmp_path / ".a.nii.gz.x.part").write_text("half")
-    with cohort.locked(tmp_path):
+    with locked(tmp_path):
         assert not any(tmp_path.iterdir())
-        with pytest.raises(cohort.CohortError, match="another run"), cohort.locked(tmp_path):
+        with pytest.raises(WriteError, match="another run"), locked(tmp_path):
             pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(cohort.WriteError, match=r"file/out: cannot be written to .*; choose another folder"):
-        cohort.locked(tmp_path / "file" / "out").__enter__()
+    with pytest.raises(WriteError, match=r"file/out: cannot be written to .*; choose another folder"):
+        locked(tmp_path / "file" / "out").__enter__()

@@ -11,6 +11,7 @@ from tof2perf.phantom import oracle
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease, Lesion
 from tof2perf.phantom.patient import draw_patient, patient_seed, patient_stream, simulate_cohort
 from tof2perf.profiles import load_profile
+from tof2perf.storage import write_text
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_the_oracle_of_an_invisible_lesion_is_healthy(patient, profile):
 def test_oracles_are_written_for_test_patients_alone_and_read_on_the_grid_of_the_evaluation(tmp_path, profile):
     rules = dataclasses.replace(profile.cohorts["pegasus"], train=1, validation=0, test=1)
     folder, target = tmp_path / "pegasus", tmp_path / "oracle"
-    files.write_text(folder / "participants.tsv", "participant_id\tsplit\nsub-0001\ttrain\nsub-0002\ttest\n")
+    write_text(folder / "participants.tsv", "participant_id\tsplit\nsub-0001\ttrain\nsub-0002\ttest\n")
     written = oracle.write_oracles(
         target, folder, "pegasus", cohort=rules, phantom=profile.phantom, seed=profile.seed, jobs=1
     )

@@ -14,8 +14,10 @@ from scipy.spatial.transform import Rotation
 from test_preprocess import MOTION, SETTINGS, head, images, path_of
 
 from tof2perf import cohort, prediction, preprocess
+from tof2perf.inputs import RECORD
 from tof2perf.maps import MAPS
 from tof2perf.networks import UNetGenerator
+from tof2perf.storage import write_json, write_volume
 from tof2perf.symmetry import left_right_axis
 from tof2perf.weights import write_tensors
 
@@ -85,7 +87,7 @@ def weights(tmp_path_factory):
         "ranges": {},
         "skull_strip": [],
     }
-    cohort.write_json(folder / cohort.INPUTS, record)
+    write_json(folder / RECORD, record)
     return folder
 
 
@@ -194,7 +196,7 @@ def outcome(folder, scan, weights, rng):
     parts = {"tof": (tof, affine), "brain": (brain, affine), "dscref": (reference, dsc_affine)}
     parts |= {name: (np.where(moved, k * (1 + tissue), 0), dsc_affine) for k, name in enumerate(MAPS, start=1)}
     for name, (values, place) in parts.items():
-        cohort.write_volume(path_of(folder, PATIENT, name), values, place)
+        write_volume(path_of(folder, PATIENT, name), values, place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prediction, "generate_maps", lambda _, tof, mask, names: dict.fromkeys(names, tof * mask))
         made = predicted(folder, weights, folder / "maps")

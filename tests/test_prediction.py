@@ -19,9 +19,11 @@ from tof2perf.__main__ import main
 from tof2perf.dataset import load_pair
 from tof2perf.execution import run_notebook
 from tof2perf.inference import generate, load_generator
+from tof2perf.inputs import RECORD, unlike
 from tof2perf.maps import MAPS, get_map
 from tof2perf.networks import UNetGenerator
-from tof2perf.prediction import RESEARCH_USE, PredictionError, find_models, predict, unlike
+from tof2perf.prediction import RESEARCH_USE, PredictionError, find_models, predict
+from tof2perf.storage import write_json, write_text, write_volume
 from tof2perf.weights import WeightsError, write_tensors
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -50,10 +52,8 @@ def root(tmp_path_factory):
     for name in MAPS:  # maps of all of the TOF: where they end the patient's brain would be cut for training
         parts[name] = nib.Nifti1Image(np.asarray(parts[name].dataobj) + 1, parts[name].affine)
     write(folder, "sub-0001", parts)
-    cohort.write_text(folder / "participants.tsv", "participant_id\tsplit\nsub-0001\ttrain\n")
-    cohort.write_json(
-        folder / "dataset_description.json", {"Name": "acute", "GeneratedBy": [{"Name": "tof2perf.phantom"}]}
-    )
+    write_text(folder / "participants.tsv", "participant_id\tsplit\nsub-0001\ttrain\n")
+    write_json(folder / "dataset_description.json", {"Name": "acute", "GeneratedBy": [{"Name": "tof2perf.phantom"}]})
     out = root / "data" / "preprocessed" / "smoke" / "acute"
     preprocess.preprocess_cohort(folder, out, settings=SETTINGS, jobs=1)
     for number, name in enumerate(MAPS):
@@ -73,7 +73,7 @@ def scan(tmp_path_factory):
     parts = images(np.random.default_rng(5))
     for name, file in (("tof", "7_TOF.nii"), ("brain", "7_brain.nii.gz")):
         image = parts[name].as_reoriented([[1, -1], [2, 1], [0, -1]])
-        cohort.write_volume(folder / file, np.asarray(image.dataobj), image.affine)
+        write_volume(folder / file, np.asarray(image.dataobj), image.affine)
     return folder / "7_TOF.nii", folder / "7_brain.nii.gz"
 
 
@@ -136,8 +136,8 @@ def test_the_same_scan_gives_the_same_bytes(maps_of_scan, models, scan, tmp_path
 
 def test_a_generator_of_all_maps_looks_at_the_scan_once(models, scan, tmp_path, monkeypatch):
     model = write_model(tmp_path / "moved" / "mine_all", "all")
-    (model / cohort.INPUTS).write_bytes(
-        (models.parents[2] / "data" / "preprocessed" / "smoke" / "acute" / cohort.INPUTS).read_bytes()
+    (model / RECORD).write_bytes(
+        (models.parents[2] / "data" / "preprocessed" / "smoke" / "acute" / RECORD).read_bytes()
     )
     passes = []
     forward = UNetGenerator.forward
@@ -233,7 +233,7 @@ def test_a_scan_unlike_the_training_data_is_warned_about(models, tmp_path, chang
         values = np.asarray(tof.dataobj)
         tof = nib.Nifti1Image(values + 5 * np.clip(values - 400, 0, None), tof.affine)
     for name, image in (("tof", tof), ("mask", brain)):
-        cohort.write_volume(tmp_path / f"{name}.nii.gz", np.asarray(image.dataobj), image.affine)
+        write_volume(tmp_path / f"{name}.nii.gz", np.asarray(image.dataobj), image.affine)
     made = predict(
         tmp_path / "tof.nii.gz", models, tmp_path / "out", brain_mask=tmp_path / "mask.nii.gz", progress=False
     )
@@ -244,9 +244,9 @@ def test_a_scan_unlike_the_training_data_is_warned_about(models, tmp_path, chang
 
 def test_another_way_to_find_the_brain_than_in_training_is_told(models, scan, tmp_path):
     folder = write_model(tmp_path / "acute_tmax", "tmax")
-    record = json.loads((models.parents[2] / "data/preprocessed/smoke/acute" / cohort.INPUTS).read_text())
+    record = json.loads((models.parents[2] / "data/preprocessed/smoke/acute" / RECORD).read_text())
     assert record["skull_strip"] == ["given"]
-    cohort.write_json(folder / cohort.INPUTS, record | {"skull_strip": ["synthstrip"], "source": "own data clinic"})
+    write_json(folder / RECORD, record | {"skull_strip": ["synthstrip"], "source": "own data clinic"})
     made = predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
     assert made.warnings == ["the brain was found otherwise (given) than for training (synthstrip)"]
     assert made.label == "own data clinic, run smoke, acute"
@@ -267,12 +267,12 @@ def spoilt(case, folder):
     path = folder / "scan.nii.gz"
     values, affine = np.random.default_rng(1).random((8, 8, 8), np.float32), np.eye(4)
     if case == "4D":
-        cohort.write_volume(path, np.stack([values, values], axis=-1), affine)
+        write_volume(path, np.stack([values, values], axis=-1), affine)
     elif case == "NaN":
         values[1, 1, 1] = np.nan
-        cohort.write_volume(path, values, affine)
+        write_volume(path, values, affine)
     elif case == "all voxels are equal":
-        cohort.write_volume(path, values * 0, affine)
+        write_volume(path, values * 0, affine)
     elif case == "singular":
         image = nib.Nifti1Image(values, affine)
         image.header.set_sform(np.diag([1.0, 0, 1, 1]), code=1)
@@ -299,7 +299,7 @@ def test_a_mask_beside_the_head_and_a_scan_without_a_brain_are_refused(models, s
     mask = nib.load(scan[1])
     far = mask.affine.copy()
     far[:3, 3] += 5000
-    cohort.write_volume(tmp_path / "far.nii.gz", np.asarray(mask.dataobj), far)
+    write_volume(tmp_path / "far.nii.gz", np.asarray(mask.dataobj), far)
     with pytest.raises(cohort.CohortError, match=r"7_TOF\.nii.*found no brain"):
         predict(scan[0], models, tmp_path / "out", brain_mask=tmp_path / "far.nii.gz", progress=False)
     assert not list((tmp_path / "out").iterdir())
@@ -334,8 +334,8 @@ def test_the_command_line_predicts_and_shows_progress_and_warnings(models, scan,
 def test_the_record_must_be_sound(models, scan, tmp_path):
     folder = write_model(tmp_path / "acute_tmax", "tmax")
     record = {"run": "x", "source": "own data", "settings": dataclasses.asdict(SETTINGS) | {"shape": 3}, "ranges": {}}
-    cohort.write_json(folder / cohort.INPUTS, record)
-    with pytest.raises(PredictionError, match=r"inputs\.json: cannot be read"):
+    write_json(folder / RECORD, record)
+    with pytest.raises(cohort.CohortError, match=r"inputs\.json: cannot be read"):
         predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
 
 

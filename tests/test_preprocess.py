@@ -16,8 +16,10 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from tof2perf import cohort, preprocess, skullstrip, spatial
+from tof2perf.inputs import RECORD
 from tof2perf.maps import MAPS, TOF_BOUNDS
 from tof2perf.profiles import PreprocessingProfile
+from tof2perf.storage import write_table, write_volume
 
 SETTINGS = PreprocessingProfile(shape=(20, 24, 12), skull_strip="auto", n4_mm=12.0, registration_mm=5.0)
 WAVES = np.random.default_rng(1).normal(0, 0.12, (12, 3))  # rad/mm: structure of about 5 cm, finer than a coil's bias
@@ -65,7 +67,7 @@ def path_of(folder, patient, name):
 
 def write(folder, patient, parts):
     for name, image in parts.items():
-        cohort.write_volume(path_of(folder, patient, name), np.asarray(image.dataobj), image.affine)
+        write_volume(path_of(folder, patient, name), np.asarray(image.dataobj), image.affine)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def source(tmp_path, rng):
     for patient in ("sub-0001", "sub-0002"):
         write(folder, patient, images(rng))
     frame = pd.DataFrame({"participant_id": ["sub-0001", "sub-0002"], "split": ["train", "test"]})
-    cohort.write_table(folder / "participants.tsv", frame)
+    write_table(folder / "participants.tsv", frame)
     return folder
 
 
@@ -212,19 +214,19 @@ def broken(case, folder, patient, parts):
         path.unlink()
     elif case == "nan":
         values[3, 3, 3] = np.nan
-        cohort.write_volume(path, values, image.affine)
+        write_volume(path, values, image.affine)
     elif case == "4d":
-        cohort.write_volume(path, np.stack([values, values], axis=-1), image.affine)
+        write_volume(path, np.stack([values, values], axis=-1), image.affine)
     elif case == "truncated":
         path.write_bytes(path.read_bytes()[:2000])
     elif case == "other grid":
-        cohort.write_volume(path, values, image.affine + np.diag([1.0, 0, 0, 0]))
+        write_volume(path, values, image.affine + np.diag([1.0, 0, 0, 0]))
     elif case == "far":
         image = parts["dscref"]
-        cohort.write_volume(path, np.asarray(image.dataobj), from_matvec(image.affine[:3, :3], [5000.0, 0, 0]))
+        write_volume(path, np.asarray(image.dataobj), from_matvec(image.affine[:3, :3], [5000.0, 0, 0]))
     elif case == "mask":
         image = parts["brain"]
-        cohort.write_volume(path, np.asarray(image.dataobj), from_matvec(image.affine[:3, :3], [5000.0, 0, 0]))
+        write_volume(path, np.asarray(image.dataobj), from_matvec(image.affine[:3, :3], [5000.0, 0, 0]))
         path = path_of(folder, patient, "tof")  # there is no telling which of the two is wrong
     return path
 
@@ -308,12 +310,24 @@ def test_only_what_changed_or_is_incomplete_is_done_again(source, tmp_path, monk
     assert len(done) == 4
 
 
+def test_other_code_with_the_same_numbers_makes_the_same_files(source, tmp_path, monkeypatch):
+    """So that a comment in it retrains nothing: what depends on the code's text is hidden, and no result."""
+    out, done = tmp_path / "out", []
+    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+    monkeypatch.setattr(preprocess, "_digest", lambda *arguments: done.append(1) or "of other code")
+    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    assert len(done) == 2
+    assert {path.read_text() for path in out.glob(".*_made-from")} == {"of other code"}
+    assert {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")} == before
+
+
 def test_what_the_training_tofs_were_like_is_kept_and_the_test_patients_do_not_enter(source, tmp_path, rng):
     parts = images(rng)
     tof = parts["tof"].slicer[:, :, 3:27]
     write(source, "sub-0002", parts | {"tof": tof})  # a test patient with a shorter field of view
     table = preprocess.preprocess_cohort(source, tmp_path / "run" / "acute", settings=SETTINGS, jobs=1)
-    record = json.loads((tmp_path / "run" / "acute" / cohort.INPUTS).read_text())
+    record = json.loads((tmp_path / "run" / "acute" / RECORD).read_text())
     assert (record["run"], record["cohort"], record["patients"]) == ("run", "acute", 1)
     assert record["settings"] == json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
     ranges = record["ranges"]
@@ -406,14 +420,14 @@ def test_a_given_lesion_moves_with_the_maps(tmp_path, source):
     lesion = cohort.lesion_mask_path(source, "sub-0001")
     tmax = cohort.read_volume(cohort.map_path(source, "sub-0001", "tmax"))
     values = np.asarray(tmax.dataobj)
-    cohort.write_volume(lesion, values > 1.6, tmax.affine)
+    write_volume(lesion, values > 1.6, tmax.affine)
     out = tmp_path / "out"
     preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
     image = nib.load(cohort.preprocessed_path(out, "sub-0001", "lesion"))
     found = np.asarray(image.dataobj) > 0
     moved = cohort.read_volume(cohort.preprocessed_path(out, "sub-0001", "tmax")).get_fdata()
     assert found.any() and moved[found].mean() > 1.55 > moved[(moved > 0) & ~found].mean()
-    cohort.write_volume(lesion, np.zeros(values.shape, bool), tmax.affine)  # someone has looked and found none
+    write_volume(lesion, np.zeros(values.shape, bool), tmax.affine)  # someone has looked and found none
     preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
     assert not np.asarray(nib.load(cohort.preprocessed_path(out, "sub-0001", "lesion")).dataobj).any()
 

@@ -134,14 +134,31 @@ def test_a_twin_is_another_cohort_that_starts_from_scratch(tmp_path, laptop, twi
 def test_the_models_of_a_run_are_one_word_each(tmp_path, capsys):
     assert profiles.main(["--profile", "laptop"]) == 0
     words = capsys.readouterr().out.split()
-    assert len(words) == 10 and words[0] == "acute/tmax" and words[5] == "pegasus/tmax/acute"
+    assert len(words) == 10 and words[0] == "acute/tmax/tmax" and words[5] == "pegasus/tmax/tmax/acute"
     (tmp_path / "pegasus" / "sub-1").mkdir(parents=True)
     (tmp_path / "code").mkdir()
     assert profiles.main(["--profile", "laptop", "--data", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split()[0] == "pegasus/tmax"  # no twin in this run
+    assert capsys.readouterr().out.split()[0] == "pegasus/tmax/tmax"  # no twin in this run
     (tmp_path / "heidelberg" / "sub-1").mkdir(parents=True)
     assert profiles.main(["--profile", "laptop", "--data", str(tmp_path)]) == 1
     assert "knows no cohort 'heidelberg'" in capsys.readouterr().err
+
+
+def test_one_generator_for_all_maps_is_the_model_of_each(tmp_path, laptop, capsys, monkeypatch):
+    laptop["together"] = True
+    load(tmp_path, laptop)
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    assert profiles.main(["--profile", "laptop"]) == 0
+    words = capsys.readouterr().out.split()
+    assert (
+        len(words) == 10 and {word.split("/")[2] for word in words} == {"all"} and words[-1] == "pegasus/ttp/all/acute"
+    )
+
+
+def test_one_generator_for_all_maps_needs_all_of_them(tmp_path, laptop):
+    laptop["together"] = True
+    with pytest.raises(profiles.ProfileError, match="clinic: together needs all of tmax, cbf"):
+        load(tmp_path, with_own(laptop))
 
 
 def test_what_only_own_data_need_does_not_simulate_anybody_again():

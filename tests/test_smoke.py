@@ -13,8 +13,9 @@ import yaml
 from miniature import copy_run, make
 
 from tof2perf import importers
-from tof2perf.cohort import map_path, read_volume, tof_path, write_volume
+from tof2perf.cohort import map_path, read_volume, tof_path
 from tof2perf.execution import run_notebook
+from tof2perf.storage import write_volume
 
 FIGURES = ("figure1", "figure2", "figure3", "figure4", "appendix4", "distributions", "ceiling", "lesion_rules")
 TABLES = ("table1", "comparison", "baselines", "ceiling", "dice", "lesion_volumes", "lesion_thresholds")
@@ -163,6 +164,16 @@ def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named
     assert "edited by a blinded rater" in (paper / "tables" / "dice.csv").read_text()
 
 
+def test_one_generator_for_all_maps_is_a_switch_of_the_profile(copy, paper):
+    profile = copy / "notebooks" / "profiles" / "smoke.yaml"
+    before = profile.read_text()
+    profile.write_text(before.replace("together: false", "together: true"))
+    ran = started(make(copy, "figure1", "figure2"))
+    profile.write_text(before)
+    assert {"02-train-acute-all", "03-evaluate-acute-tmax", "06-figure1", "07-figure2"} <= ran
+    assert not {name for name in ran if name.startswith("02-train") and not name.endswith("-all")}
+
+
 # --- a third cohort, public and of another modality -----------------------------------------------------------------
 
 
@@ -221,3 +232,13 @@ def test_a_public_cohort_of_another_modality_needs_a_few_lines_and_no_simulation
     assert json.loads((results / "tables" / "dice_summary.json").read_text())["cohort"] == "isles24"
     assert {path: path.read_bytes() for path in before} == before
     assert started(make(copy, "paper", f"DATA={data}", "PROFILE=public")) == set()
+
+    tof = next((data / "isles24").rglob("sub-*_cta.nii.gz"))
+    tof.write_bytes(tof.read_bytes() + b"\0")
+    lines = make(copy, "status", f"DATA={data}", "PROFILE=public").stdout.splitlines()
+    states = {line.split()[0]: line.split()[1] for line in lines if not line.startswith("explore")}
+    (stale,) = [line for line in lines if line.split()[1] == "stale"]
+    assert stale.startswith("01-preprocess-isles24") and stale.endswith(
+        f"input {tof.relative_to(data.parent).as_posix()} changed"
+    )
+    assert set(states.values()) <= {"stale", "waiting", "of"}

@@ -257,6 +257,85 @@ def test_code_reruns_a_notebook_and_prose_only_renews_its_text(place, ran):
     assert ran == ["evaluate"]
 
 
+def test_prose_is_renewed_without_losing_an_output_whatever_the_cells_are_called(tmp_path):
+    """Code cells pair up in order; a name or tag that changed is no reason to lose what a cell printed."""
+    target = execute(tmp_path, ["number = 1", "print(number)", "print(number + 1)"], number=4)
+    source = tmp_path / "nb" / "book.ipynb"
+    book = nbformat.read(source, as_version=4)
+    book.cells[2].id, book.cells[3].metadata.tags = "first-print", ["hide-input"]
+    book.cells.insert(2, nbformat.v4.new_markdown_cell("Between", id="between"))
+    nbformat.write(book, source)
+    execution.refresh_prose(source, target)
+    cells = nbformat.read(target, as_version=4).cells
+    assert [cell.id for cell in cells] == [
+        "title",
+        "cell-0",
+        "injected-parameters",
+        "between",
+        "first-print",
+        "cell-2",
+    ]
+    assert [cell.outputs[0].text for cell in cells[-2:]] == ["4\n", "5\n"]
+    assert cells[-1].metadata.tags == ["hide-input"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("ab", "abb", "code cell 2 changed"),
+        ("abb", "ab", "code cell 2 removed"),
+        ("ab", "ba", "code cells moved"),
+        ("abc", "axb", "code cell 1 changed"),
+        ("ab", "ab", ""),
+    ],
+)
+def test_the_reason_tells_changed_removed_and_moved_cells_apart(old, new, words):
+    old, new = ([[str(number), letter] for number, letter in enumerate(cells)] for cells in (old, new))
+    rest = {"modules": {}, "profile": {}, "parameters": {}, "files": {}, "upstream": {}, "lock": ""}
+    assert staleness.difference({"cells": old} | rest, {"cells": new} | rest) == words
+
+
+def test_every_kind_of_change_is_named_and_what_only_came_into_use_is_not(place, ran):
+    make(place)
+    edit(place.repository / "tof2perf" / "model.py", "from tof2perf.ground import SCALE", "SCALE = 2")
+    edit(place.repository / "notebooks" / "profiles" / "tiny.yaml", "rate: 0.5", "rate: 4.5")
+    (place.repository / "requirements-lock.txt").write_text("numpy==2\n")
+    assert reason(place, "train-acute") == (
+        "module tof2perf.model changed; profile key training.rate changed; requirements-lock.txt changed"
+    )
+    changed = [*NOTEBOOKS["evaluate"][:3], "value = profile.training.rate", NOTEBOOKS["evaluate"][-1]]
+    changed[1] += "from tof2perf import figures"
+    write_notebook(place.repository / "notebooks" / "evaluate.ipynb", changed)
+    assert reason(place, "evaluate") == "code cell cell-1, cell-3 changed; requirements-lock.txt changed"
+
+
+def test_a_module_that_does_not_parse_is_itself_the_reason(place, ran):
+    make(place)
+    edit(place.repository / "tof2perf" / "model.py", "def fit(", "def fit((")
+    assert reason(place, "train-acute") == "module tof2perf.model changed"
+
+
+def test_a_step_whose_stamp_is_lost_leaves_those_after_it_waiting(place, ran):
+    make(place)
+    ran.clear()
+    place.stamp("train-acute").unlink()
+    assert states(place) == {
+        "train-acute": "missing",
+        "train-pegasus": "waiting",
+        "evaluate": "waiting",
+        "figure": "waiting",
+    }
+    make(place)
+    assert ran == ["train-acute"]
+
+
+def test_a_step_that_comes_to_lie_after_another_reruns_and_says_so(place, ran):
+    make(place)
+    plan = [*PLAN[:3], Step("figure", "figure", {}, ("evaluate", "train-pegasus"), outputs=PLAN[3].outputs)]
+    forget()
+    assert staleness.judge_all(plan, place)["figure"].reason == "it now comes after train-pegasus"
+
+
 def test_the_lock_file_reruns_everything(place, ran):
     make(place)
     ran.clear()
@@ -332,6 +411,29 @@ def test_an_input_file_of_the_user_reruns_the_step_that_reads_it(place, ran):
     (place.root / "given" / "another.txt").write_text("2")
     make(place, plan)
     assert ran == ["evaluate"] * 3
+
+
+def test_the_users_folder_may_move_and_what_came_and_went_in_it_is_named(place, ran, tmp_path_factory):
+    base = tmp_path_factory.mktemp("apart")
+    (base / "here" / "clinic").mkdir(parents=True)
+    for name in ("a", "b"):
+        (base / "here" / "clinic" / name).write_text("1")
+    place.results.mkdir(parents=True)
+    (place.results / "model_acute.txt").write_text("1")
+
+    def of(folder: Path) -> tuple[Place, list[Step]]:
+        step = Step("evaluate", "evaluate", {}, (), (str(folder),), ("results/tiny/score.txt",))
+        return Place(place.repository, place.root, "tiny", "tiny", str(folder)), [step]
+
+    make(*of(base / "here" / "clinic"))
+    (base / "here").rename(base / "there")
+    clinic = base / "there" / "clinic"
+    assert states(*of(clinic)) == {"evaluate": "fresh"}
+    (clinic / "a").rename(clinic / "c")
+    moved, plan = of(clinic)
+    forget()
+    reason = staleness.judge_all(plan, moved)["evaluate"].reason
+    assert reason == "input clinic/c is new; input clinic/a is gone"
 
 
 def test_files_of_an_earlier_run_do_not_survive_a_rerun(place, ran):
@@ -475,6 +577,18 @@ def test_imports_are_followed_in_every_form(tmp_path):
         "tof2perf.inner.deep",
     ]
     assert list(found) == names
+
+
+def test_a_package_hides_a_module_of_the_same_name(tmp_path):
+    """As Python has it: of ``same/__init__.py`` and ``same.py`` the first is imported."""
+    (tmp_path / "tof2perf" / "same").mkdir(parents=True)
+    for name in ("__init__", "same", "same/__init__"):
+        (tmp_path / "tof2perf" / f"{name}.py").write_text("")
+    fingerprints._module_file.cache_clear()
+    found = fingerprints._module_file("tof2perf.same", tmp_path)
+    code = "import tof2perf.same; print(tof2perf.same.__file__)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True).stdout
+    assert str(found) == said.strip()
 
 
 def test_a_file_that_changes_within_the_same_tick_is_hashed_again(tmp_path):

@@ -16,11 +16,12 @@ import torch
 import yaml
 
 from tof2perf import training as engine
-from tof2perf.cohort import CohortError, preprocessed_path, write_text, write_volume
+from tof2perf.cohort import CohortError, preprocessed_path
 from tof2perf.dataset import load_pair
 from tof2perf.devices import make_fabric
 from tof2perf.inference import generate, load_generator
 from tof2perf.pix2pix import Pix2Pix
+from tof2perf.storage import write_text, write_volume
 from tof2perf.training import TrainingError, best_epoch, rate_factor, train
 from tof2perf.weights import read_tensors
 
@@ -340,7 +341,7 @@ def test_error_in_one_of_two_processes_is_the_error_of_the_run(cohort, tmp_path)
 KILLED = """
 import json, os, signal, sys
 import torch
-from tof2perf import cohort, training
+from tof2perf import storage, training
 sys.path.insert(0, sys.argv[1])
 import test_training as tests
 
@@ -358,7 +359,7 @@ def dying(function):
 if point == "step":
     training.Pix2Pix.step = dying(training.Pix2Pix.step)
 elif point == "replace":  # the temporary file is complete, the checkpoint is still the old one
-    cohort.os.replace = dying(os.replace)
+    storage.os.replace = dying(os.replace)
 elif point == "write":  # half of the bytes are on the disk
     write = tests.Path.write_bytes
     def half(path, content):

@@ -16,6 +16,7 @@ from tof2perf import cohort as files
 from tof2perf.overlap import dice
 from tof2perf.profiles import load_profile
 from tof2perf.skullstrip import choose_method, strip_skull
+from tof2perf.storage import write_table
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         table = pd.DataFrame(rows).agg(["mean", "std", "min", "max"]).T.round(3)
         print(f"\n{name}, {here.label(name)}, {len(patients)} patients\n{table.to_string()}")
         tables.append(table.rename_axis("quantity").reset_index().assign(cohort=name, source=here.label(name)))
-    files.write_table(here.results / "explore" / "truth.csv", pd.concat(tables))
+    write_table(here.results / "explore" / "truth.csv", pd.concat(tables))
 
 
 def compare(folder: Path, done: Path, patient: str, *, method: str) -> dict[str, float]:

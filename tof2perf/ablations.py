@@ -16,11 +16,12 @@ import pandas as pd
 import yaml
 
 from tof2perf.assessment import assess
-from tof2perf.cohort import Workspace, participants, write_json, write_table
+from tof2perf.cohort import Workspace, participants
 from tof2perf.dataset import PairDataset
 from tof2perf.inference import load_generator
 from tof2perf.maps import MAPS, chosen_maps
 from tof2perf.profiles import Profile, load_profile
+from tof2perf.storage import write_json, write_table
 from tof2perf.training import best_epoch, train
 
 

@@ -24,6 +24,8 @@ from tof2perf import headers, intake, spatial
 from tof2perf.cohort import CohortError, Workspace
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, ProfileError, load_profile
+from tof2perf.splits import given_splits, listed_patients, read_table
+from tof2perf.storage import write_table
 from tof2perf.workers import tied
 
 # 95th percentile of a map's positive voxels that a brain can have, in its unit (assumption: wide, units differ by 100).
@@ -67,11 +69,11 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
         Problems in the order of patients; empty if there is none.
     """
     try:
-        table = intake.read_table(folder)
+        table = read_table(folder)
     except CohortError as error:
         problem, _, remedy = str(error).partition("; ")
         return [Problem(name, "all", "participants.tsv", problem, remedy)]
-    patients = intake.listed_patients(folder, table)
+    patients = listed_patients(folder, table)
     found = _check_table(folder, name, table, patients)
     work = joblib.delayed(check_patient)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
@@ -318,7 +320,7 @@ def _check_table(folder: Path, name: str, table: pd.DataFrame | None, patients: 
             found.append(Problem(name, patient, "participants.tsv", "has a folder, but is not listed", remedy, False))
     for patient in patients:
         try:
-            intake.given_splits(table, [patient])
+            given_splits(table, [patient])
         except CohortError as error:
             problem, _, remedy = str(error).removeprefix("participants.tsv: ").partition("; ")
             found.append(Problem(name, patient, "participants.tsv", problem, remedy))
@@ -380,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{', '.join(cohorts)}: {total} patients, {len(dropped)} cannot be used, {len(problems) - len(fatal)} notes")
     if found.drop and dropped:
         rows = [(*key, f"{entry.file} {entry.problem}".strip()) for key, entry in sorted(dropped.items())]
-        files.write_table(here.dropped, pd.DataFrame(rows, columns=list(files.DROPPED)))
+        write_table(here.dropped, pd.DataFrame(rows, columns=list(files.DROPPED)))
         print(f"left out: {', '.join('/'.join(key) for key in sorted(dropped))}; the list is {here.dropped}")
     elif found.drop:
         here.dropped.unlink(missing_ok=True)

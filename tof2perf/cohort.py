@@ -1,38 +1,23 @@
-"""Cohorts as BIDS folders: where a file lies and how it is checked, read and written."""
+"""Cohorts as BIDS folders: where a file lies and how it is checked and read."""
 
-import fcntl
-import io
 import json
-import os
-import tempfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from isal import isal_zlib
 from nibabel.spatialimages import SpatialImage
 
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
 
 DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
-# Of a preprocessed cohort: how its inputs were prepared, and the ranges of what the training patients' were like.
-INPUTS = "inputs.json"
 SPLITS = ("train", "validation", "test")
-GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to write a gzip header
 
 
 class CohortError(ValueError):
     """Something is wrong with a patient's file; the message names the file and the remedy in one line."""
-
-
-class WriteError(CohortError, OSError):
-    """A result cannot be written: the disk is full, say. What was there before is still there, and nothing half."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +124,16 @@ class Workspace:
         Args:
             cohort: the one that is shown; all of the run by default.
         """
-        base = self.cohort(cohort or "")
-        described = {path.parent for path in base.glob("*/dataset_description.json")}
-        held = sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)})
-        folders = [base] if cohort else held
+        folders = [self.cohort(cohort)] if cohort else self._held()
         # What is partly simulated begins with that word, and so bears the tag.
-        sources = sorted({source(folder) for folder in folders or [base]}, key=lambda name: not name.startswith("sim"))
+        sources = sorted({source(folder) for folder in folders}, key=lambda name: not name.startswith("sim"))
         return f"{' and '.join(sources)}, profile {self.profile}"
+
+    def _held(self) -> list[Path]:
+        """Every cohort that is described or holds patients; their folder itself if there is none."""
+        base = self.cohort("")
+        described = {path.parent for path in base.glob("*/dataset_description.json")}
+        return sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)}) or [base]
 
 
 def source(folder: Path) -> str:
@@ -281,31 +269,6 @@ def read_participants(folder: Path) -> pd.DataFrame:
     return frame.set_index("participant_id")
 
 
-def stratified_split(strata: Sequence[str], counts: Mapping[str, int], *, rng: np.random.Generator) -> list[str]:
-    """Assign patients to splits so that each stratum is spread over them as evenly as whole patients allow.
-
-    Patients are ordered by stratum and by chance within it; each goes to the split that lags most behind its share.
-
-    Args:
-        strata: stratum of each patient, for example the site of the occlusion.
-        counts: patients of each split; they sum to the number of patients.
-        rng: orders the patients of a stratum.
-
-    Raises:
-        ValueError: the counts do not sum to the number of patients.
-    """
-    if sum(counts.values()) != len(strata):
-        raise ValueError(f"splits hold {sum(counts.values())} patients, the cohort {len(strata)}: make them equal")
-    chance = rng.permutation(len(strata))
-    given = dict.fromkeys(counts, 0)
-    assigned = [""] * len(strata)
-    for place, patient in enumerate(sorted(range(len(strata)), key=lambda k: (strata[k], chance[k])), start=1):
-        behind = {split: count * place / len(strata) - given[split] for split, count in counts.items()}
-        split = max(behind, key=lambda name: behind[name])
-        assigned[patient], given[split] = split, given[split] + 1
-    return assigned
-
-
 def participants(folder: Path, split: str) -> list[str]:
     """The patients of one split, in the order of ``participants.tsv``.
 
@@ -359,127 +322,6 @@ def read_volume(path: Path, *, ndim: int = 3) -> nib.Nifti1Image:
     if abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise CohortError(f"{path}: its affine is singular, positions are undefined; repair sform and qform")
     return nib.Nifti1Image(data, image.affine)
-
-
-# --- writing: under a temporary name, then moved, and the same bytes for the same content -----------------------------
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
-
-    The lock belongs to the open folder: it needs no file, and it ends with the process, however that ends. A file
-    system that knows no locks (some network ones) is written to without; every single file is still written whole.
-
-    Raises:
-        CohortError: another run holds the folder.
-        WriteError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise WriteError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CohortError(
-                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
-            ) from None
-        except OSError:
-            pass
-        else:
-            for leftover in folder.glob(".*.part"):
-                leftover.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place only if the block succeeds."""
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise WriteError(
-            f"{path}: cannot be written ({error.strerror or error}); make room there or choose another folder"
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Make ``target`` another name of ``source``: a symbolic link, or a hard one where there are none; never a copy.
-
-    Raises:
-        CohortError: the file system allows neither, or ``target`` is a file of its own.
-    """
-    source, target = Path(source).resolve(), Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink():
-        if target.readlink() == source:
-            return
-        target.unlink()
-    elif target.exists():
-        if target.samefile(source):
-            return
-        raise CohortError(f"{target}: exists and is no link to {source}; move it away, nothing is overwritten")
-    try:
-        target.symlink_to(source)
-    except OSError:
-        try:
-            os.link(source, target)
-        except OSError as error:
-            raise CohortError(f"{target}: cannot be linked to {source} ({error.strerror}); use another disk") from None
-
-
-def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetition_time_s: float | None = None) -> None:
-    """Write an image as NIfTI (.nii.gz or .nii): masks as uint8, int16 as it is, all else as float32; mm and s."""
-    kinds = {"b": np.uint8, "u": np.uint8, "i": np.int16}
-    image = nib.Nifti1Image(np.asarray(array, dtype=kinds.get(np.asarray(array).dtype.kind, np.float32)), affine)
-    image.header.set_xyzt_units("mm", "sec")
-    if repetition_time_s is not None:
-        image.header.set_zooms((*image.header.get_zooms()[:3], repetition_time_s))
-    raw = io.BytesIO()
-    image.to_file_map({"image": nib.FileHolder(fileobj=raw), "header": nib.FileHolder(fileobj=raw)})
-    if Path(path).suffix == ".nii":
-        return write_bytes(path, raw.getvalue())
-    # ISA-L packs such images four times as fast as zlib. The gzip header has no time and no name, so the same image
-    # gives the same bytes.
-    pack = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
-    write_bytes(path, pack.compress(raw.getvalue()) + pack.flush())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes atomically."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON atomically, readable and with a newline at the end."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_table(path: Path, frame: pd.DataFrame, *, index: bool = False) -> None:
-    """Write a table atomically: tab-separated for ``.tsv``, else comma-separated."""
-    write_text(path, frame.to_csv(sep="\t" if Path(path).suffix == ".tsv" else ",", index=index, lineterminator="\n"))
 
 
 def read_dropped(path: Path, cohort: str) -> dict[str, str]:

@@ -2,12 +2,15 @@
 
 import contextlib
 import ctypes
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor
 
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
@@ -22,19 +25,54 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def make_fabric(training: Any) -> Fabric:
+def make_fabric(training: Any, *, launched: bool = False) -> Fabric:
     """Lightning Fabric for a profile's training section: ``device``, ``devices`` and ``precision``.
 
-    With several devices ``launch`` starts one process for each; gradients are averaged over them.
+    With several devices this is called in each of as many processes; gradients are averaged over them.
+
+    Args:
+        training: section of the profile.
+        launched: the processes were started by ``srun`` and find each other through its variables; otherwise by
+            :func:`in_processes`, if there are several.
     """
     device = choose_device(training.device)
-    devices = [device.index] if device.index is not None else training.devices
+    nodes = int(os.environ.get("SLURM_NNODES", 1)) if launched else 1
+    devices = [device.index] if device.index is not None else training.devices // nodes
+    # Fabric would take the variables of any surrounding Slurm job for a call to join its processes.
+    environment = SLURMEnvironment(auto_requeue=False) if launched else LightningEnvironment()
     return Fabric(
         accelerator=device.type,
         devices=devices,
-        strategy="ddp_spawn" if training.devices > 1 else "auto",
+        num_nodes=nodes,
+        strategy="ddp" if training.devices > 1 else "auto",
         precision=PRECISIONS[training.precision],
+        plugins=[environment],
     )
+
+
+def in_processes(work: Callable[[], None], count: int) -> None:
+    """Call ``work`` in several new processes of this machine, which then are one Fabric, and wait for them.
+
+    Fabric's own ways to start processes either fork, which CUDA and OpenMP do not survive, or refuse notebooks.
+
+    Args:
+        work: can be pickled.
+        count: of processes.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: one of them failed; the others are stopped.
+    """
+    torch.multiprocessing.spawn(_rank, args=(count, find_free_network_port(), work), nprocs=count)
+
+
+def _rank(rank: int, count: int, port: int, work: Callable[[], None]) -> None:
+    os.environ |= {
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    work()
 
 
 def mean_over_processes(values: Tensor, fabric: Fabric) -> Tensor:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tof2perf.cohort import preprocessed_path, write_json, write_text, write_volume
+from tof2perf.cohort import preprocessed_path
 from tof2perf.maps import MAPS
+from tof2perf.storage import write_json, write_text, write_volume
 
 SHAPE = (16, 16, 8)  # voxels
 VOXEL_MM = (10.0, 10.0, 14.0)

@@ -187,14 +187,23 @@ def run_notebook(
 
 
 def refresh_prose(source: Path, target: Path) -> None:
-    """Give an executed notebook the prose that the stored one has now; code and outputs stay."""
+    """Give an executed notebook the prose, and the names and tags of cells, that the stored one has now.
+
+    Code and outputs stay. The code of both is the same, so that their code cells pair up in order.
+    """
     fresh, executed = nbformat.read(source, as_version=4), nbformat.read(target, as_version=4)
-    by_id = {cell.id: cell for cell in executed.cells if cell.cell_type == "code"}
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    injected = [cell for cell in ran if cell.id == "injected-parameters"]
+    rest = iter([cell for cell in ran if cell.id != "injected-parameters"])
     cells = []
     for cell in fresh.cells:
-        cells.append(by_id.get(cell.id, cell) if cell.cell_type == "code" else cell)
-        if "parameters" in cell.metadata.get("tags", []) and "injected-parameters" in by_id:
-            cells.append(by_id["injected-parameters"])
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code":
+            kept = next(rest)
+            cells.append(nbformat.from_dict(kept | {"id": cell.id, "metadata": kept.metadata | {"tags": tags}}))
+            cells += injected if "parameters" in tags else []
+        else:
+            cells.append(cell)
     executed.cells = cells
     draft = target.with_name(f".part-{target.name}")
     try:

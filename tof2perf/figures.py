@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from nibabel import orientations
 
-from tof2perf.cohort import write_bytes, write_json, write_text
 from tof2perf.maps import PerfusionMap
+from tof2perf.storage import write_bytes, write_json, write_text
 
 SINGLE_MM, DOUBLE_MM = 85.0, 180.0  # one and two columns of a journal
 INCH = 25.4

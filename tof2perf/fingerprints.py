@@ -115,8 +115,9 @@ def code_cells(notebook: Notebook) -> list[list[str]]:
 
 
 def prose(notebook: Notebook) -> str:
-    """Hash of all prose."""
-    return digest("\n".join(cell.source for cell in notebook.cells if cell.kind != "code"))
+    """Hash of all that a reader sees beside the code: prose, its place, names and tags of cells."""
+    shown = [[cell.name, cell.tags, "" if cell.kind == "code" else cell.source] for cell in notebook.cells]
+    return digest(json.dumps(shown))
 
 
 def used_names(notebook: Notebook) -> set[str]:
@@ -193,7 +194,7 @@ def _module_file(name: str, repository: Path) -> Path | None:
     if name.split(".")[0] != PACKAGE:
         return None
     base = repository.joinpath(*name.split("."))
-    candidates = (base.with_name(base.name + ".py"), base / "__init__.py")
+    candidates = (base / "__init__.py", base.with_name(base.name + ".py"))  # Python prefers the package
     return next((file for file in candidates if file.is_file()), None)
 
 

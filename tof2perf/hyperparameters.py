@@ -15,11 +15,12 @@ import optuna
 import yaml
 
 from tof2perf.assessment import assess
-from tof2perf.cohort import Workspace, participants, write_table, write_text
+from tof2perf.cohort import Workspace, participants
 from tof2perf.dataset import PairDataset
 from tof2perf.maps import MAPS
 from tof2perf.networks import UNetGenerator
 from tof2perf.profiles import Profile, load_profile
+from tof2perf.storage import write_table, write_text
 from tof2perf.training import TrainingError, train
 
 TOTAL = 100.0  # of the three weights; only their ratio to each other matters to Adam

@@ -19,6 +19,7 @@ import pandas as pd
 from tof2perf import cohort as files
 from tof2perf.cohort import CohortError
 from tof2perf.maps import MAPS
+from tof2perf.storage import link, write_bytes, write_json, write_table
 
 # Roles by the ending of a name. The paper's folders held TOF and maps; the others are read if they are there.
 PAPER = {"TOF": "tof", **{name.upper(): name for name in MAPS}}
@@ -129,10 +130,10 @@ def export_paper_naming(cohort: Path, target: Path) -> int:
         for role, path in paths.items():
             if path.is_file():
                 ending = path.name[path.name.index(".nii") :]
-                files.link(path, Path(target) / f"{patient.removeprefix('sub-')}_{role}{ending}")
+                link(path, Path(target) / f"{patient.removeprefix('sub-')}_{role}{ending}")
     description = Path(cohort) / "dataset_description.json"
     if description.is_file():
-        files.write_bytes(Path(target) / description.name, description.read_bytes())
+        write_bytes(Path(target) / description.name, description.read_bytes())
     return len(patients)
 
 
@@ -172,10 +173,10 @@ def _link_all(found: Found, target: Path) -> list[str]:
     for patient, roles in sorted(found.items()):
         for role, path in roles.items():
             place = places[role](target, patient) if role in places else files.map_path(target, patient, role)
-            files.link(path, place.with_name(place.name.removesuffix(".gz")) if path.name.endswith(".nii") else place)
+            link(path, place.with_name(place.name.removesuffix(".gz")) if path.name.endswith(".nii") else place)
             sidecar = path.with_name(_stem(path) + ".json")
             if sidecar.is_file():
-                files.link(sidecar, place.with_name(_stem(place) + ".json"))
+                link(sidecar, place.with_name(_stem(place) + ".json"))
         if not roles.keys() & {"tof", "cta"}:
             remarks.append(f"{patient}: no TOF or CTA where the maps are")
     return remarks
@@ -185,9 +186,9 @@ def _describe(target: Path, source: Path, name: str) -> None:
     """The source's own description if it has one, which tells simulated from real; else a short one."""
     given = source / "dataset_description.json"
     if given.is_file():
-        files.write_bytes(target / given.name, given.read_bytes())
+        write_bytes(target / given.name, given.read_bytes())
     elif not (target / given.name).is_file():
-        files.write_json(target / given.name, {"Name": name, "BIDSVersion": "1.10.0"})
+        write_json(target / given.name, {"Name": name, "BIDSVersion": "1.10.0"})
 
 
 def _list_patients(target: Path, found: Found, names: Mapping[str, str], given: Path) -> None:
@@ -203,7 +204,7 @@ def _list_patients(target: Path, found: Found, names: Mapping[str, str], given: 
         if "participant_id" in more:
             more["participant_id"] = more.participant_id.map(_label)
             rows = rows.merge(more.drop_duplicates("participant_id"), how="left", on="participant_id").fillna("")
-    files.write_table(path, rows)
+    write_table(path, rows)
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

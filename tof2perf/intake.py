@@ -23,14 +23,14 @@ from tof2perf import cohort as files
 from tof2perf import dsc, motion
 from tof2perf.cohort import CohortError
 from tof2perf.profiles import CohortProfile, PerfusionProfile
+from tof2perf.splits import draw_splits, given_splits, listed_patients, read_table, strata
+from tof2perf.storage import link, write_json, write_text, write_volume
 from tof2perf.workers import tied
 
-STRATA = ("occlusion_site", "disease", "site")  # columns of participants.tsv by which patients are spread over splits
 # The part of each map that counts in a reference made of maps: artefacts above it would hide the brain (assumption).
 BRIGHTEST = 98.0
-HEAD = (
-    0.3  # of the 98th percentile of the mean signal: darker voxels are air, as in the phantom's analysis (assumption)
-)
+# Of the 98th percentile of the mean signal: darker voxels are air, as in the phantom's analysis (assumption).
+HEAD = 0.3
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def take_in(
 
     Raises:
         CohortError: the first patient who cannot be used, or too few of them for three splits.
+        WriteError: the folder cannot be written to, or holds a file where a link belongs.
     """
     folder, target = Path(folder), Path(target)
     table = read_table(folder)
@@ -113,7 +114,7 @@ def take_in(
     found["split_source"] = made
     text = found.to_csv(sep="\t", index=False, lineterminator="\n")
     if not (path := target / "participants.tsv").is_file() or path.read_text(encoding="utf-8") != text:
-        files.write_text(path, text)
+        write_text(path, text)
     for split in files.SPLITS:
         files.participants(target, split)
     return found.set_index("participant_id")
@@ -147,7 +148,7 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
             other.unlink(missing_ok=True)
             if wanted.is_file() and not wanted.is_symlink() and wanted.stat().st_nlink == 1:
                 wanted.unlink()  # made by an earlier run, now given
-            files.link(source, wanted)
+            link(source, wanted)
     if not found.maps and found.series is not None:
         _make_maps(found.series, patient, target, cohort, reference=found.reference is None)
     elif found.reference is None:
@@ -155,113 +156,6 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
     tmax = files.read_volume(files.map_path(target, patient, "tmax"))
     late = np.count_nonzero(np.asarray(tmax.dataobj) > threshold_s)
     return float(late * abs(np.linalg.det(tmax.affine[:3, :3])) / 1000)
-
-
-# --- who belongs to which split ---------------------------------------------------------------------------------------
-
-
-def read_table(folder: Path) -> pd.DataFrame | None:
-    """``participants.tsv`` as text, None if there is none.
-
-    Raises:
-        CohortError: it cannot be read, or has no column ``participant_id``.
-    """
-    path = Path(folder) / "participants.tsv"
-    if not path.is_file():
-        return None
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise CohortError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it as UTF-8 text") from None
-    if "participant_id" not in table:
-        raise CohortError(f"{path}: no column 'participant_id'; add it, values separated by tabulators")
-    return table
-
-
-def listed_patients(folder: Path, table: pd.DataFrame | None) -> list[str]:
-    """The patients to use, one entry a session: those of ``participants.tsv``, or all that have a folder without it.
-
-    A row names a person, which stands for all sessions, or one session (``sub-XXXX_ses-YY``).
-    """
-    found = files.list_patients(folder)
-    if table is None:
-        return found
-    names: list[str] = []
-    for row in table.participant_id:
-        names += [name for name in found if row in (name, files.subject(name))] or [row]
-    return list(dict.fromkeys(names))
-
-
-def given_splits(table: pd.DataFrame | None, patients: Collection[str]) -> dict[str, str]:
-    """Split of every patient as ``participants.tsv`` gives it; empty if it has no such column.
-
-    Raises:
-        CohortError: a patient without a split or with an unknown one, or a person in two.
-    """
-    if table is None or "split" not in table:
-        return {}
-    given = table.set_index("participant_id").split
-    splits: dict[str, str] = {}
-    people: dict[str, str] = {}
-    for patient in patients:
-        rows = given[given.index.isin([patient, files.subject(patient)])]
-        for split in rows:
-            if split not in files.SPLITS:
-                raise CohortError(
-                    f"participants.tsv: {patient} has split '{split}'; use one of {', '.join(files.SPLITS)} for all "
-                    "patients, or remove the column to have splits drawn"
-                )
-            if people.setdefault(files.subject(patient), split) != split:
-                raise CohortError(f"participants.tsv: {files.subject(patient)} is in two splits; choose one of them")
-        splits[patient] = people[files.subject(patient)]
-    return splits
-
-
-def strata(table: pd.DataFrame | None, patients: Collection[str], late_ml: Mapping[str, float]) -> dict[str, str]:
-    """What each person is spread by: columns of ``participants.tsv`` (:data:`STRATA`), else the quarter of late tissue.
-
-    Returns:
-        Person -> stratum. A person with several sessions counts once, by the largest volume.
-    """
-    people = list(dict.fromkeys(files.subject(patient) for patient in patients))
-    columns = [name for name in STRATA if table is not None and name in table]
-    if table is not None and columns:
-        rows = (
-            table.assign(person=table.participant_id.map(files.subject)).drop_duplicates("person").set_index("person")
-        )
-        return {person: " ".join(rows.loc[person, columns]) for person in people}
-    largest = {person: max(late_ml[name] for name in patients if files.subject(name) == person) for person in people}
-    order = sorted(people, key=lambda person: (largest[person], person))
-    return {person: str(4 * place // len(order)) for place, person in enumerate(order)}
-
-
-def draw_splits(groups: Mapping[str, str], *, cohort: CohortProfile, seed: int) -> dict[str, str]:
-    """Draw the splits of people in the profile's proportions, each stratum spread over them, at least one a split.
-
-    Args:
-        groups: person -> stratum.
-        cohort: its ``train``, ``validation`` and ``test`` are the proportions.
-        seed: the same people and seed give the same splits.
-
-    Returns:
-        Person -> split.
-
-    Raises:
-        CohortError: fewer people than splits.
-    """
-    if len(groups) < len(files.SPLITS):
-        raise CohortError(f"{len(groups)} usable patients: at least 3 are needed, one for each split; add patients")
-    shares = np.array([getattr(cohort, split) for split in files.SPLITS], dtype=float)
-    spare = len(groups) - len(shares)  # each split has one already; largest remainders take the rest
-    exact = np.maximum(shares / shares.sum() * len(groups) - 1, 0)
-    exact *= spare / max(exact.sum(), 1e-9)
-    counts = np.floor(exact).astype(int)
-    for place in np.argsort(-(exact - counts), kind="stable")[: spare - counts.sum()]:
-        counts[place] += 1
-    wanted = {split: int(count) + 1 for split, count in zip(files.SPLITS, counts, strict=True)}
-    people = sorted(groups)
-    drawn = files.stratified_split([groups[name] for name in people], wanted, rng=np.random.default_rng(seed))
-    return dict(zip(people, drawn, strict=True))
 
 
 # --- what is made -----------------------------------------------------------------------------------------------------
@@ -344,9 +238,9 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
     except ValueError as error:
         raise CohortError(f"{series}: no maps can be made ({error}); give the maps or leave the patient out") from None
     for name, place in outputs.items():
-        files.write_volume(place, before if name == "dscref" else maps[name], image.affine)
+        write_volume(place, before if name == "dscref" else maps[name], image.affine)
     how = f"made of the DSC series: {analysis.method}, automatic arterial input, TR {tr:g} s, TE {te:g} s"
-    files.write_json(record, {"how": how, "key": key})
+    write_json(record, {"how": how, "key": key})
 
 
 def _make_reference(found: Files, patient: str, target: Path, cohort: CohortProfile) -> None:
@@ -375,8 +269,8 @@ def _make_reference(found: Files, patient: str, target: Path, cohort: CohortProf
         tops = [np.percentile(volume[volume > 0], BRIGHTEST) for volume in volumes]
         reference = np.mean([np.minimum(v / top, 1) for v, top in zip(volumes, tops, strict=True)], axis=0)
         how = f"mean of the maps {', '.join(images)}, each divided by its {BRIGHTEST:g}th percentile and clipped there"
-    files.write_volume(place, reference, image.affine)
-    files.write_json(record, {"how": how, "key": key})
+    write_volume(place, reference, image.affine)
+    write_json(record, {"how": how, "key": key})
 
 
 def _plain(path: Path) -> Path:
@@ -386,7 +280,8 @@ def _plain(path: Path) -> Path:
 def _key(sources: list[Path], *settings: object) -> str:
     """Fingerprint of what something is made of: files, settings and the code that makes it."""
     total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    code = (Path(__file__).with_name(f"{name}.py") for name in ("intake", "dsc", "arterial", "parametric", "motion"))
+    modules = ("intake", "dsc", "arterial", "parametric", "motion", "cohort", "maps", "storage")
+    code = (Path(__file__).with_name(f"{name}.py") for name in modules)
     for path in (*sources, *code):
         with Path(path).open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())

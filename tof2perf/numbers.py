@@ -171,7 +171,7 @@ def ablations(results: Path) -> str:
     rows = []
     for cohort in ("acute", "pegasus"):
         for row in pd.read_csv(results / "ablations" / f"ablations_{cohort}.csv").itertuples():
-            dice = f"{number(row.dice_mean, 2)} ({row.lesions})" if row.lesions else "no lesion"
+            dice = f"{number(row.dice_mean, 2)} ({row.lesions:.0f})" if row.lesions > 0 else "–"
             error = number(row.mae, 3 if row.mae < 0.5 else 2)
             cells = [error, dice, f"{row.best_epoch} of {row.epochs}", number(row.seconds, 0)]
             rows.append([cohort, row.label, MAPS[row.map].label, *cells])

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -21,24 +20,15 @@ from tqdm.auto import tqdm
 from tof2perf import __version__, cohort, spatial
 from tof2perf.devices import choose_device
 from tof2perf.inference import generate_maps, load_generator
+from tof2perf.inputs import RECORD, describe, read_record, unlike
 from tof2perf.maps import MAPS, chosen_maps, get_map
-from tof2perf.preprocess import PreparedTof, describe, prepare_tof, scale_input
+from tof2perf.preprocess import PreparedTof, prepare_tof, scale_input
 from tof2perf.profiles import PreprocessingProfile, ProfileError, load_profile
 from tof2perf.skullstrip import choose_method
+from tof2perf.storage import WriteError, locked, write_json, write_volume
 from tof2perf.weights import read_header
 
 RESEARCH_USE = "Research use only. Made by a neural network, not measured: not for diagnosis or treatment."
-# A value counts as unlike the training data when it leaves their range by more than this share of the range, or of the
-# value itself where training patients are all but equal, as one scanner's voxels are (assumptions; none of 40 simulated
-# patients who were held out was warned about).
-RANGE_MARGIN = 0.5
-VALUE_MARGIN = {"intensity": 0.02, "brain": 0.1, "extent": 0.1, "voxel": 0.1}
-WORDS = {
-    "intensity": "the {0}th percentile of brain intensity (medians)",
-    "brain": "the brain in the field of view (ml)",
-    "extent": "the field of view along {0} (mm)",
-    "voxel": "the voxel size along {0} (mm)",
-}
 
 
 class PredictionError(ValueError):
@@ -107,13 +97,14 @@ def predict(
 
     Raises:
         PredictionError: weights that cannot be found, or do not say how to prepare a TOF.
-        CohortError: an unusable TOF or mask, another run at work in ``out``, or a full disk.
+        CohortError: an unusable TOF or mask, or an unreadable record of the training TOFs.
+        WriteError: another run at work in ``out``, or a full disk.
         WeightsError: damaged weights.
         ProfileError: unknown profile.
     """
     out, stem = Path(out), _stem(Path(tof))
     models = find_models(Path(weights), cohort_name=cohort_name, maps=maps)
-    record = read_record(models[0].folder)
+    record = find_record(models[0].folder)
     settings = _settings(models[0].folder, record, profile)
     paths = {"tof": Path(tof)} | ({"brain": Path(brain_mask)} if brain_mask else {})
     intensity = record["intensity"] if record else "n4"
@@ -126,7 +117,7 @@ def predict(
     images = {name: cohort.read_volume(path) for name, path in paths.items()}
     original = images["tof"]
     bar = functools.partial(tqdm, total=2 + len(models), desc="skull and bias", disable=not progress)
-    with cohort.locked(out), _staging(out) as staging, bar() as steps:
+    with locked(out), _staging(out) as staging, bar() as steps:
         prepared = prepare_tof(
             nib.as_closest_canonical(original),
             settings=settings,
@@ -158,13 +149,13 @@ def predict(
             facts["Weights"] = {"Model": model.folder.name, "SHA256": _sha256(model.path)}
             for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
                 made[name] = staging / f"{stem}_desc-generated_{name}.nii.gz"
-                cohort.write_volume(made[name], _onto_tof(volume, prepared, original), original.affine)
-                cohort.write_json(_sidecar(made[name]), _map_facts(name) | facts)
+                write_volume(made[name], _onto_tof(volume, prepared, original), original.affine)
+                write_json(_sidecar(made[name]), _map_facts(name) | facts)
             del generator  # a full-size one takes most of a gigabyte: never two at a time
             steps.update()
         steps.set_description("writing")
         made["mask"] = staging / f"{stem}_desc-generated_mask.nii.gz"
-        cohort.write_volume(made["mask"], _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
+        write_volume(made["mask"], _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
         steps.update()
         for path in sorted(staging.iterdir()):
             os.replace(path, out / path.name)
@@ -206,29 +197,17 @@ def find_models(weights: Path, *, cohort_name: str = "", maps: Sequence[str] = t
     raise PredictionError(f"{weights}: has no {cohort_name}_{missing[0]}; train it, or name the maps that you want")
 
 
-def read_record(model: Path) -> dict[str, Any] | None:
+def find_record(model: Path) -> dict[str, Any] | None:
     """What preprocessing wrote of the training TOFs: beside the weights, or in the run's own folder; None if nowhere.
 
     Raises:
-        PredictionError: a record that cannot be read.
+        CohortError: a record that cannot be read.
     """
-    places = [model / cohort.INPUTS]
+    places = [model / RECORD]
     if (run := _run(model)) is not None:
         root, name = run
-        places.append(root / "data" / "preprocessed" / name / model.name.rpartition("_")[0] / cohort.INPUTS)
-    for path in places:
-        if path.is_file():
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                record["settings"] = PreprocessingProfile(
-                    **(record["settings"] | {"shape": tuple(record["settings"]["shape"])})
-                )
-                if not isinstance(record["intensity"], str):
-                    record["intensity"] = tuple(record["intensity"])
-                return {key: record[key] for key in ("run", "source", "settings", "intensity", "skull_strip", "ranges")}
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise PredictionError(f"{path}: cannot be read ({error!r}); preprocess the cohort again") from None
-    return None
+        places.append(root / "data" / "preprocessed" / name / model.name.rpartition("_")[0] / RECORD)
+    return next((read_record(path) for path in places if path.is_file()), None)
 
 
 def _settings(model: Path, record: dict[str, Any] | None, profile: str) -> PreprocessingProfile:
@@ -244,7 +223,7 @@ def _settings(model: Path, record: dict[str, Any] | None, profile: str) -> Prepr
         except ProfileError:
             continue
     raise PredictionError(
-        f"{model}: no {cohort.INPUTS} says how the training TOFs were prepared; name the profile of the training"
+        f"{model}: no {RECORD} says how the training TOFs were prepared; name the profile of the training"
     )
 
 
@@ -261,28 +240,6 @@ def _label(model: Path, record: dict[str, Any] | None) -> str:
 
 
 # --- is the input like the training data? ----------------------------------------------------------------------------
-
-
-def unlike(found: dict[str, float], record: dict[str, Any] | None) -> list[str]:
-    """In which respects a TOF lies outside the range of the training data, one sentence each.
-
-    Args:
-        found: from :func:`tof2perf.preprocess.describe`.
-        record: from :func:`read_record`; without one there is nothing to compare with.
-
-    >>> unlike({"voxel_z_mm": 3.0}, {"ranges": {"voxel_z_mm": [0.7, 0.7]}})
-    ['the voxel size along z (mm) is 3; in the training data 0.7 to 0.7']
-    """
-    sentences = []
-    for name, (low, high) in (record["ranges"] if record else {}).items():
-        kind, _, rest = name.partition("_")
-        margin = max(RANGE_MARGIN * (high - low), VALUE_MARGIN[kind] * abs(high))
-        if not low - margin <= found[name] <= high + margin:
-            detail = rest.split("_")[0].lstrip("p0")
-            sentences.append(
-                f"{WORDS[kind].format(detail)} is {found[name]:.4g}; in the training data {low:.4g} to {high:.4g}"
-            )
-    return sentences
 
 
 def _doubts(record: dict[str, Any] | None, method: str) -> list[str]:
@@ -346,7 +303,7 @@ def _staging(out: Path) -> Iterator[Path]:
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=".generating-") as folder:
             yield Path(folder)
-    except cohort.WriteError:
+    except WriteError:
         raise
     except OSError as error:
-        raise cohort.WriteError(f"{out}: cannot be written to ({error.strerror}); choose another folder") from None
+        raise WriteError(f"{out}: cannot be written to ({error.strerror}); choose another folder") from None

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,19 +13,19 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine
 from scipy import ndimage
 from tqdm.auto import tqdm
 
 from tof2perf import cohort, skullstrip, spatial
+from tof2perf.inputs import record_inputs
 from tof2perf.maps import MAPS, TOF_BOUNDS, denormalise, normalise
 from tof2perf.profiles import PreprocessingProfile
+from tof2perf.storage import locked, write_bytes, write_json, write_table, write_text, write_volume
 from tof2perf.workers import tied
 
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
-
-PERCENTILES = (5, 25, 75, 95, 99)  # of a prepared TOF in the brain; its median is 1 by definition
 
 Quality = dict[str, str | float]
 
@@ -64,7 +64,7 @@ def preprocess_cohort(
     Args:
         cohort_folder: BIDS folder to read.
         out_folder: folder for the preprocessed volumes, ``qc.csv``, a copy of ``participants.tsv``, and what
-            :func:`record_inputs` says of the training patients.
+            :func:`tof2perf.inputs.record_inputs` says of the training patients.
         settings: see :func:`preprocess_patient`.
         maps: names of the perfusion maps.
         modality: see :func:`preprocess_patient`, as are ``intensity`` and ``registration``.
@@ -76,8 +76,8 @@ def preprocess_cohort(
         One row of quality control a patient, indexed by ``participant_id`` in the order of ``participants.tsv``.
 
     Raises:
-        CohortError: the first patient who cannot be preprocessed, or another run at work in ``out_folder``. Missing
-            files are found before any work starts.
+        CohortError: the first patient who cannot be preprocessed. Missing files are found before any work starts.
+        WriteError: another run is at work in ``out_folder``, or there is no room.
     """
     cohort_folder, out_folder = Path(cohort_folder), Path(out_folder)
     participants = cohort.read_participants(cohort_folder)
@@ -86,7 +86,7 @@ def preprocess_cohort(
         _inputs(cohort_folder, patient, maps, modality)
     work = joblib.delayed(preprocess_patient)
     choices: dict[str, Any] = {"maps": maps, "modality": modality, "intensity": intensity, "registration": registration}
-    with cohort.locked(out_folder):
+    with locked(out_folder):
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
             results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
@@ -102,8 +102,8 @@ def preprocess_cohort(
             intensity=intensity,
             quality=table,
         )
-        cohort.write_table(out_folder / "qc.csv", table, index=True)
-        cohort.write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
+        write_table(out_folder / "qc.csv", table, index=True)
+        write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
     return table
 
 
@@ -148,11 +148,12 @@ def preprocess_patient(
     paths = _inputs(cohort_folder, patient, maps, modality)
     method = skullstrip.choose_method(settings.skull_strip, paths, magnetic=intensity == "n4")
     digest = _digest(paths, settings, f"{method} {modality} {intensity} {registration}")
-    record = out_folder / f"{patient}_qc.json"
+    # Hidden, so that it is no result: a comment in this code makes no other patients, and retrains nothing.
+    record, key = out_folder / f"{patient}_qc.json", out_folder / f".{patient}_made-from"
     outputs = {name: cohort.preprocessed_path(out_folder, patient, name) for name in ("tof", "mask", *maps)}
     if "lesion" in paths:
         outputs["lesion"] = cohort.preprocessed_path(out_folder, patient, "lesion")
-    if (quality := _finished(record, digest, outputs.values())) is not None:
+    if (quality := _finished(record, key, digest, outputs.values())) is not None:
         return quality
 
     # The order of storage is settled once, here; from now on only world positions count.
@@ -192,9 +193,9 @@ def preprocess_patient(
         drawn = nib.as_closest_canonical(_read_mask(paths["lesion"]))
         arrays["lesion"] = spatial.resample(drawn, grid, motion) > 0.5
 
-    record.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
+    key.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
     for name, array in arrays.items():
-        cohort.write_volume(outputs[name], np.where(mask, array, array.dtype.type(0)), grid.affine)
+        write_volume(outputs[name], np.where(mask, array, array.dtype.type(0)), grid.affine)
     centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
     quality = {
         "skull_strip": method,
@@ -204,8 +205,8 @@ def preprocess_patient(
         "mutual_information": round(information, 4),
         "coverage": round(coverage, 4),
     }
-    details = {"tof_to_dsc_mm": np.round(motion, 6).tolist(), "digest": digest}
-    cohort.write_json(record, {"participant_id": patient, **quality, **details})
+    write_json(record, {"participant_id": patient, **quality, "tof_to_dsc_mm": np.round(motion, 6).tolist()})
+    write_text(key, digest)
     return quality
 
 
@@ -281,78 +282,6 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
     return nib.Nifti1Image(values * np.exp(-spatial.resize(field, values.shape)), tof.affine)
 
 
-# --- what TOFs are like -----------------------------------------------------------------------------------------------
-
-
-def record_inputs(
-    folder: Path,
-    tofs: Mapping[str, Path],
-    *,
-    settings: PreprocessingProfile,
-    source: str,
-    intensity: str | tuple[float, float] = "n4",
-    quality: pd.DataFrame | None = None,
-) -> None:
-    """Write into a preprocessed cohort how its TOFs were prepared and the ranges of what those for training are like.
-
-    Whoever predicts from another TOF can then prepare it alike and see whether the network has met its like.
-
-    Args:
-        folder: preprocessed cohort.
-        tofs: the original TOFs of the training patients.
-        settings: as for :func:`preprocess_patient`.
-        source: whose patients they are, :func:`tof2perf.cohort.source`.
-        intensity: as for :func:`preprocess_patient`.
-        quality: the patients' quality control. Without it the preprocessed masks tell the volume of each brain, and
-            nothing tells how it was found.
-    """
-    rows = []
-    for patient, path in tofs.items():
-        tof, mask = (cohort.read_volume(cohort.preprocessed_path(folder, patient, name)) for name in ("tof", "mask"))
-        inside = np.asarray(mask.dataobj) > 0
-        volume = float(inside.sum()) * spatial.voxel_ml(mask) if quality is None else quality.brain_ml[patient]
-        original = nib.Nifti1Image.from_filename(path).affine
-        rows.append(describe(np.asarray(tof.dataobj), inside, tof.affine, original=original, brain_ml=volume))
-    ranges = {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in (rows or [{}])[0]}
-    content = {
-        "cohort": folder.name,
-        "run": folder.parent.name,
-        "source": source,
-        "settings": asdict(settings),
-        "intensity": intensity,
-        "skull_strip": [] if quality is None else sorted(quality.skull_strip[list(tofs)].unique()),
-        "patients": len(rows),
-        "ranges": ranges,
-    }
-    cohort.write_json(folder / cohort.INPUTS, content)
-
-
-def describe(
-    tof: np.ndarray, mask: np.ndarray, affine: np.ndarray, *, original: np.ndarray, brain_ml: float
-) -> dict[str, float]:
-    """Say in a few numbers what a TOF is like.
-
-    Args:
-        tof: prepared TOF (x, y, z) in medians of its brain, on a grid that fills the original's field of view.
-        mask: boolean brain mask (x, y, z).
-        affine: of that grid, (4, 4).
-        original: affine of the TOF as it came, (4, 4).
-        brain_ml: volume of the brain in it.
-
-    Returns:
-        ``intensity_pXX``, percentiles in the brain (medians); ``brain_ml``; ``extent_x_mm``, y and z of the field of
-        view; ``voxel_x_mm``, y and z of the original, gaps between slices included. x runs left to right, z upwards.
-    """
-    levels = np.percentile(tof[mask], PERCENTILES)
-    extent = voxel_sizes(affine) * tof.shape
-    voxel = voxel_sizes(original)[nib.io_orientation(original)[:, 0].argsort()]
-    found = {f"intensity_p{share:02}": level for share, level in zip(PERCENTILES, levels, strict=True)}
-    found["brain_ml"] = brain_ml
-    found |= {f"extent_{axis}_mm": mm for axis, mm in zip("xyz", extent, strict=True)}
-    found |= {f"voxel_{axis}_mm": mm for axis, mm in zip("xyz", voxel, strict=True)}
-    return {name: round(float(value), 4) for name, value in found.items()}
-
-
 # --- checks and small geometry ---------------------------------------------------------------------------------------
 
 
@@ -403,18 +332,19 @@ def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str)
     """Fingerprint of all that a result depends on: input files, settings, this code and the tools it calls."""
     tools = {name: version(name) for name in ("SimpleITK", "deepbet", "scipy", "torch")}
     total = hashlib.sha256(json.dumps([asdict(settings), method, tools], sort_keys=True).encode())
-    code = {name: Path(__file__).with_name(f"{name}.py") for name in ("cohort", "preprocess", "skullstrip", "spatial")}
+    modules = ("cohort", "maps", "preprocess", "skullstrip", "spatial", "storage")
+    code = {name: Path(__file__).with_name(f"{name}.py") for name in modules}
     for name, path in (paths | code).items():
         total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 
-def _finished(record: Path, digest: str, outputs: Iterable[Path]) -> Quality | None:
+def _finished(record: Path, key: Path, digest: str, outputs: Iterable[Path]) -> Quality | None:
     """The quality control of a patient who is complete and belongs to these inputs, else None."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        same, found = key.read_text(encoding="utf-8") == digest, json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if found.pop("digest", None) != digest or not all(path.is_file() for path in outputs):
+    if not same or not all(path.is_file() for path in outputs):
         return None
-    return {key: value for key, value in found.items() if key not in ("participant_id", "tof_to_dsc_mm")}
+    return {name: value for name, value in found.items() if name not in ("participant_id", "tof_to_dsc_mm")}

@@ -202,6 +202,7 @@ class Profile:
 
     name: str
     seed: int
+    together: bool  # one generator makes all maps of a cohort at once; else each map has its own, as in the paper
     cohorts: dict[str, CohortProfile]
     phantom: PhantomProfile
     preprocessing: PreprocessingProfile
@@ -304,6 +305,8 @@ def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str
     ):
         if name not in entries:
             raise ProfileError(f"profile {profile.name}: {key} has no entry for cohort '{name}'; add one")
+    if profile.together and set(cohort.maps) != set(MAPS):
+        raise ProfileError(f"{where}: together needs all of {', '.join(MAPS)}; take it out, or the cohort")
     twin = profile.initialise_from.get(name)
     if twin is not None and (twin not in profile.cohorts or twin == name or twin in profile.initialise_from):
         raise ProfileError(
@@ -358,7 +361,7 @@ def _expect(holds: bool, where: str, expected: str, value: typing.Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line for the Makefile: one word a model, ``cohort/map`` or ``cohort/map/cohort to start from``."""
+    """Command line for the Makefile: a word a map, ``cohort/map/model`` or ``cohort/map/model/its twin``."""
     parser = argparse.ArgumentParser(prog="python -m tof2perf.profiles", description=main.__doc__)
     parser.add_argument("--profile", required=True)
     parser.add_argument("--data", default="")
@@ -374,7 +377,8 @@ def main(arguments: list[str] | None = None) -> int:
     ):  # whom others start from come first
         twin = profile.initialise_from.get(cohort, "")
         for name in profile.cohorts[cohort].maps:
-            print(f"{cohort}/{name}" + (f"/{twin}" if twin in cohorts else ""))
+            model = "all" if profile.together else name
+            print(f"{cohort}/{name}/{model}" + (f"/{twin}" if twin in cohorts else ""))
     return 0
 
 

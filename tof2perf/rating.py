@@ -17,7 +17,7 @@ import numpy as np
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
 
-from tof2perf.cohort import write_json, write_text, write_volume
+from tof2perf.storage import write_json, write_text, write_volume
 
 MASK, TMAX = "_mask.nii.gz", "_tmax.nii.gz"
 INSTRUCTIONS = """\

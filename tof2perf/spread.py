@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from tof2perf.cohort import write_text
+from tof2perf.storage import write_text
 from tof2perf.verification import COMPARED, KEYS, SPREAD, entries, number
 
 # A run that is as good as the others lies outside the tolerance of an entry with this probability (two-sided).

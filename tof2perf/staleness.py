@@ -7,7 +7,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,15 @@ class Place:
     def notebook(self, step: Step) -> Path:
         """The stored notebook."""
         return self.repository / "notebooks" / f"{step.notebook}.ipynb"
+
+    def name(self, file: Path) -> str:
+        """An input file as stamps call it: the root and the user's folder may move, what lies in them counts."""
+        full, root, data = (Path(os.path.abspath(path)) for path in (file, self.root, self.data or self.root))
+        if full.is_relative_to(root):
+            return full.relative_to(root).as_posix()
+        if full.is_relative_to(data):
+            return f"{data.name}/{full.relative_to(data).as_posix()}"
+        return os.path.relpath(full, self.repository)
 
     def parameters(self, step: Step) -> dict[str, Any]:
         """All values the notebook is called with; paths are relative so that results name no machine."""
@@ -200,7 +210,11 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
     profile = parameters.get("profile", place.profile)  # a page for students may try itself on a smaller one
     profile_file = place.repository / "notebooks" / "profiles" / f"{profile}.yaml"
     lock = place.repository / "requirements-lock.txt"
-    files = look_all(files_under(step.inputs, place.repository), place.repository, known_files)
+    files = {}
+    for file in files_under(step.inputs, place.repository):
+        entry = look(file, known_files.get(place.name(file)))
+        if entry is not None:
+            files[place.name(file)] = entry
     hashes = {
         "cells": fingerprints.code_cells(notebook),
         "modules": {name: fingerprints.hash_small(file) for name, file in modules.items()},
@@ -215,25 +229,57 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
 
 
 def difference(old: dict, new: dict) -> str:
-    """The reason for a rerun in words; empty if there is none."""
-    if [content for _, content in old["cells"]] != [content for _, content in new["cells"]]:
-        before = {content for _, content in old["cells"]}
-        changed = [name for name, content in new["cells"] if content not in before]
-        return f"code cell {', '.join(changed)} changed" if changed else "code cells were removed or moved"
-    words = {
-        "modules": "module {} changed",
-        "profile": "profile key {} changed",
-        "parameters": "parameter {} changed",
-        "files": "input {} changed",
-        "upstream": "{} gave other results",
-    }
-    for kind, phrase in words.items():
-        if old.get(kind) != new[kind]:
-            before, after = old.get(kind, {}), new[kind]
-            changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            return phrase.format(", ".join(changed[:3]) + more)
-    return "requirements-lock.txt changed" if old.get("lock") != new["lock"] else ""
+    """Every reason for a rerun, in words; empty if there is none.
+
+    A step before this one that has not run is no reason yet: its results may turn out to be the same.
+    """
+    reasons = [reason] if (reason := _cell_difference(old["cells"], new["cells"])) else []
+    words = {"modules": "module {}", "profile": "profile key {}", "parameters": "parameter {}", "files": "input {}"}
+    for kind, thing in words.items():
+        before, after = old.get(kind, {}), new[kind]
+        changed = [name for name in before.keys() & after.keys() if before[name] != after[name]]
+        # Changed code imports other modules and reads other keys: then these are no reasons themselves.
+        explained = kind in ("modules", "profile") and (changed or reasons)
+        for names, deed in (
+            (changed, "changed"),
+            ((after.keys() - before.keys()) if not explained else (), "is new"),
+            ((before.keys() - after.keys()) if not explained else (), "is gone"),
+        ):
+            if names:
+                reasons.append(f"{thing.format(_some(names))} {deed}")
+    before, after = old.get("upstream", {}), {name: made for name, made in new["upstream"].items() if made}
+    if changed := [name for name in after if before.get(name, after[name]) != after[name]]:
+        reasons.append(f"{_some(changed)} gave other results")
+    if added := after.keys() - before.keys():
+        reasons.append(f"it now comes after {_some(added)}")
+    if old.get("lock") != new["lock"]:
+        reasons.append("requirements-lock.txt changed")
+    return "; ".join(reasons)
+
+
+def _some(names: Collection[str]) -> str:
+    """Three of the names, and how many more there are."""
+    first, more = sorted(names)[:3], len(names) - 3
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
+def _cell_difference(old: list, new: list) -> str:
+    if [content for _, content in old] == [content for _, content in new]:
+        return ""
+    if changed := _beyond(new, old):
+        return f"code cell {', '.join(changed)} changed"
+    removed = _beyond(old, new)
+    return f"code cell {', '.join(removed)} removed" if removed else "code cells moved"
+
+
+def _beyond(cells: list, others: list) -> list[str]:
+    """Names of the cells whose content the others lack, or hold fewer times."""
+    left, found = Counter(content for _, content in others), []
+    for name, content in cells:
+        left[content] -= 1
+        if left[content] < 0:
+            found.append(name)
+    return found
 
 
 def judge(step: Step, place: Place) -> Verdict:

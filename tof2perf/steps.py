@@ -9,6 +9,7 @@ import ast
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 from tof2perf import fingerprints, workers
 from tof2perf.fingerprints import NotebookError
+from tof2perf.launching import JobError, launch, use_the_jobs_cores
 from tof2perf.staleness import (
     Place,
     Step,
@@ -30,6 +32,8 @@ from tof2perf.staleness import (
     read_stamp,
     write_json,
 )
+
+SEEN_WITHIN_S = 60.0  # network file systems may show a new file to other machines that much later (assumption)
 
 
 def run_step(step: Step, place: Place) -> None:
@@ -94,6 +98,50 @@ def run_step(step: Step, place: Place) -> None:
     with contextlib.suppress(OSError):  # an empty folder "failed" would frighten
         failed.parent.rmdir()
     say(f"{step.name}  {seconds:.0f} s, {memory:.1f} GB")
+
+
+def begin(step: Step, place: Place) -> None:
+    """Clear the ground for a step whose patients, or ranks, are shared by several jobs before its notebook runs."""
+    stamp = read_stamp(place.stamp(step.name))
+    if judge(step, place).state not in ("fresh", "prose"):
+        inputs, _ = current_inputs(step, place, stamp["files"] if stamp else {})
+        _clear_unless_resuming(step, place, stamp, inputs)
+
+
+def run_elsewhere(step: Step, place: Place, launcher: list[str], command: list[str], *, part: str = "") -> None:
+    """Give a step that must run, or a part of it, to a launcher such as ``srun``, and wait for it.
+
+    A step that turns out to be fresh is judged here and costs no place in a queue.
+
+    Args:
+        step: the step.
+        place: where it runs; a folder that the other machine sees too.
+        launcher: words before the command.
+        command: what the launcher is to call.
+        part: the part's name; empty for the step as a whole.
+
+    Raises:
+        JobError: it failed, was cancelled, or left no stamp.
+    """
+    if judge(step, place).state in ("fresh", "prose"):
+        if not part:
+            run_step(step, place)
+        return
+    name, path = f"{step.name} {part}".strip(), place.stamp(step.name)
+    before = read_stamp(path)
+    if part:
+        say(f"{name} ...")
+    launch(launcher, command, name=name)
+    if part:
+        return
+    until = time.monotonic() + SEEN_WITHIN_S
+    while read_stamp(path) == before:
+        if time.monotonic() > until:
+            raise JobError(
+                f"{name}: its job ended well, but {path} is not seen here; put ROOT where all machines see it"
+            )
+        os.listdir(path.parent)  # makes a network file system look again
+        time.sleep(0.5)
 
 
 def _started(step: Step, place: Place) -> Path:
@@ -179,6 +227,8 @@ def lock_and_exec(folder: Path, command: list[str]) -> NoReturn:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit(f"{folder}: another make is at work here; wait until it has ended, or give another ROOT")
+    except OSError:
+        print(f"{folder}: a file system without locks; start only one make at a time here", file=sys.stderr)
     for half in (*folder.glob(".part-*"), *folder.glob("*/.part-*")):  # of a writer that was killed
         with contextlib.suppress(OSError):
             half.unlink()
@@ -239,6 +289,30 @@ def print_status(steps: list[Step], place: Place) -> None:
     print(f"{fresh} of {len(steps)} steps are fresh in {os.path.relpath(place.results)}")
 
 
+def _work(found: argparse.Namespace, place: Place) -> None:
+    """Run a step, or one part of it, here or through a launcher."""
+    part = found.rest.pop(0) if found.action == "part" else ""
+    step = parse_step(found.rest)
+    if found.action == "begin":
+        return begin(step, place)
+    where = ["--root", str(place.root), "--profile", place.profile, *(["--data", place.data] if place.data else [])]
+    if found.job:
+        use_the_jobs_cores()
+    launcher = shlex.split(os.environ.get(found.by, ""))
+    if part:
+        given = [word for key, value in step.parameters.items() for word in (f"--{key}", str(value))]
+        work = [sys.executable, "-m", "tof2perf.jobs", step.notebook, *where, *given, "--part", part]
+        if found.job:
+            os.execv(work[0], work)
+        if not launcher:
+            return run_elsewhere(step, place, [], work, part=part)
+    elif not launcher:
+        return run_step(step, place)
+    again = [*where, "--repository", str(place.repository), "--run", place.run, "--job", found.action]
+    command = [sys.executable, "-m", "tof2perf.steps", *again, *([part] if part else []), *found.rest]
+    run_elsewhere(step, place, launcher, command, part=part)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the Makefile."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -248,17 +322,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", required=True)
     parser.add_argument("--profile", default="")
     parser.add_argument("--data", default="")
-    parser.add_argument("action", choices=("stale", "status", "run", "lock"))
+    parser.add_argument("--by", default="", help="environment variable with the launcher of the work, or with nothing")
+    parser.add_argument("--job", action="store_true", help="this is the work that a launcher was given")
+    parser.add_argument("action", choices=("stale", "status", "run", "begin", "part", "lock"))
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     found = parser.parse_args(words)
     place = Place(found.repository, found.root, found.run, found.profile, found.data)
     if found.action == "lock":
         lock_and_exec(place.results, found.rest)
     try:
-        if found.action == "run":
+        if found.action in ("run", "begin", "part"):
             with interrupted_by_signals():
                 workers.end_with(os.getppid())
-                run_step(parse_step(found.rest), place)
+                _work(found, place)
         elif found.action == "status":
             print_status(parse_plan(found.rest), place)
         else:
@@ -272,6 +348,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
     except ModuleNotFoundError as error:
         print(f"{sys.executable} lacks {error.name}: install requirements-lock.txt into it", file=sys.stderr)
+        return 1
+    except JobError as error:
+        if str(error):  # else the job has said itself what went wrong
+            print(f"error: {error}", file=sys.stderr)
         return 1
     except (NotebookError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from tof2perf import cohort
-from tof2perf.cohort import CohortError, locked, participants, write_bytes, write_table, write_text
+from tof2perf.cohort import CohortError, participants
 from tof2perf.dataset import PairDataset
-from tof2perf.devices import PRECISIONS, keep_freed_memory, make_fabric, mean_over_processes, on_device
+from tof2perf.devices import PRECISIONS, in_processes, keep_freed_memory, make_fabric, mean_over_processes, on_device
+from tof2perf.inputs import RECORD
 from tof2perf.losses import SSIM_WINDOWS, ssim
 from tof2perf.maps import chosen_maps
 from tof2perf.networks import UNetGenerator
 from tof2perf.pix2pix import INPUTS, LOSSES, OBJECTIVES, Pix2Pix
+from tof2perf.storage import WriteError, locked, write_bytes, write_table, write_text
 from tof2perf.weights import WeightsError, prefixed, read_tensors, under, write_tensors
 
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
@@ -48,6 +50,7 @@ def train(
     initialise_from: Path | None = None,
     progress: bool = True,
     after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None = None,
+    launched: bool = False,
 ) -> pd.DataFrame:
     """Train one map of one cohort, or all five at once, and keep the epoch that is best on the validation split.
 
@@ -66,19 +69,26 @@ def train(
         progress: show a progress bar with the losses.
         after_epoch: called with the new row of the history and the generator once the epoch's checkpoint is written;
             what it raises ends the run. With one device only.
+        launched: this is one of ``training.devices`` processes that ``srun`` started. They end with the checkpoint of
+            the last epoch, and the next call, without ``launched``, makes the results of it.
 
     Returns:
         History: one row an epoch with the mean of every loss, ``validation_mae`` in the map's unit inside the brain,
         ``validation_ssim`` and ``rate``, the factor on the learning rates.
 
     Raises:
-        TrainingError: unusable checkpoint or starting weights, or a loss that is not finite.
+        TrainingError: unusable checkpoint or starting weights, a loss that is not finite, or ``launched`` with another
+            number of processes.
         CohortError: missing or bad files.
+        WriteError: another run at work in ``model_folder``, or a full disk.
         ValueError: unknown map or setting.
     """
     chosen_maps(map_name)
     _check_settings(network, training, epochs)
-    fabric = make_fabric(training)
+    if launched and (started := int(os.environ.get("SLURM_NTASKS", 1))) != training.devices:
+        raise TrainingError(
+            f"srun started {started} processes for a profile with {training.devices} devices; make -n and devices equal"
+        )
     run = functools.partial(
         _run,
         folder=Path(folder),
@@ -91,31 +101,42 @@ def train(
         initialise_from=initialise_from,
         progress=progress,
         after_epoch=after_epoch,
+        launched=launched,
     )
-    if training.devices == 1:
-        fabric.launch()
-        return run(fabric)
+    if launched or training.devices == 1:
+        return run()
     try:
-        return fabric.launch(run)
+        in_processes(run, training.devices)
     except torch.multiprocessing.ProcessRaisedException as error:
         # The last line of a process's traceback is its error; if that is one of ours, pass it on as such.
         kind, _, message = str(error).strip().splitlines()[-1].partition(": ")
-        for known in (TrainingError, CohortError):
+        for known in (TrainingError, CohortError, WriteError):
             if kind.endswith(known.__name__):
                 raise known(message) from None
         raise
+    return pd.read_csv(Path(model_folder) / "history.csv", float_precision="round_trip")
 
 
 def _run(
-    fabric: Fabric, *, folder: Path, map_name: str, model_folder: Path, network: Any, **settings: Any
+    *,
+    folder: Path,
+    map_name: str,
+    model_folder: Path,
+    network: Any,
+    training: Any,
+    launched: bool,
+    **settings: Any,
 ) -> pd.DataFrame:
     """What :func:`train` does, in each of the processes; the first one writes, and nobody else meanwhile."""
+    fabric = make_fabric(training, launched=launched)
+    fabric.launch()
     pairs = PairDataset(folder, participants(folder, "train"), map_name)
     held_out = PairDataset(folder, participants(folder, "validation"), map_name)
     if network.input == "tof+mirror":
         pairs.require_left_to_right()
         held_out.require_left_to_right()
     given = {"folder": folder, "map_name": map_name, "model_folder": model_folder, "network": network}
+    given |= {"training": training, "finish": not launched}
     with locked(model_folder) if fabric.is_global_zero else contextlib.nullcontext():
         return _run_epochs(fabric, pairs, held_out, **given, **settings)
 
@@ -135,6 +156,7 @@ def _run_epochs(
     initialise_from: Path | None,
     progress: bool,
     after_epoch: Callable[[dict[str, float], UNetGenerator], None] | None,
+    finish: bool,
 ) -> pd.DataFrame:
     """From the last checkpoint, or from the start, to the weights of the best epoch."""
     if fabric.device.type == "cpu" and pairs.tofs[0].numel() <= SMALL:
@@ -205,12 +227,12 @@ def _run_epochs(
     frame = pd.DataFrame(history)
     header = {"map": map_name, "cohort": folder.name, "network": config["network"]}
     config["best_epoch"] = best_epoch(history, training.criterion)
-    if fabric.is_global_zero:
+    if finish and fabric.is_global_zero:
         write_tensors(model_folder / "discriminator.safetensors", under("discriminator", best), header)
         write_table(model_folder / "history.csv", frame)
         write_text(model_folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        if (folder / cohort.INPUTS).is_file():  # whoever predicts from another input prepares it alike
-            write_bytes(model_folder / cohort.INPUTS, (folder / cohort.INPUTS).read_bytes())
+        if (folder / RECORD).is_file():  # whoever predicts from another input prepares it alike
+            write_bytes(model_folder / RECORD, (folder / RECORD).read_bytes())
         write_tensors(model_folder / "generator.safetensors", under("generator", best), header)
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()

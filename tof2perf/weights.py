@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tof2perf.cohort import write_bytes
+from tof2perf.storage import write_bytes
 
 HEADER = "tof2perf"  # the one metadata key: safetensors keeps no order among several, and bytes must be reproducible
 

@@ -9,6 +9,7 @@ from tof2perf.dsc import KAPPA
 from tof2perf.maps import MAPS
 from tof2perf.phantom.protocol import AGE_BANDS, dsc_sidecar, get_protocol, tof_sidecar
 from tof2perf.profiles import CohortProfile, PhantomProfile
+from tof2perf.storage import write_json, write_text
 
 BIDS_VERSION = "1.10.0"
 LICENCE = "CC-BY-4.0"
@@ -146,7 +147,7 @@ def write_sidecars(folder: Path, name: str, *, cohort: CohortProfile, phantom: P
         (files.tof_path(folder, name), tof_sidecar(cohort, phantom)),
         (files.dsc_path(folder, name), dsc_sidecar(cohort, phantom)),
     ):
-        files.write_json(path.with_name(path.name.replace(".nii.gz", ".json")), content)
+        write_json(path.with_name(path.name.replace(".nii.gz", ".json")), content)
 
 
 def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> None:
@@ -180,10 +181,10 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
             }
         ],
     }
-    files.write_json(folder / "dataset_description.json", description)
-    files.write_json(folder / "participants.json", COLUMNS)
-    files.write_text(folder / "README", README.format(name=name, site=get_protocol(simulation.disease.course).site))
-    files.write_text(folder / ".bidsignore", RAW_IGNORED)
+    write_json(folder / "dataset_description.json", description)
+    write_json(folder / "participants.json", COLUMNS)
+    write_text(folder / "README", README.format(name=name, site=get_protocol(simulation.disease.course).site))
+    write_text(folder / ".bidsignore", RAW_IGNORED)
 
     analysis = (
         f"{METHODS[simulation.perfusion.method]}, arterial input {AIFS[simulation.perfusion.aif]}, head motion "
@@ -195,13 +196,11 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
         ("truth", "Ground truth", "Read by tests alone, never by an analysis.", TRUTH_IGNORED),
     ):
         here = folder / "derivatives" / part
-        files.write_json(
-            here / "dataset_description.json", derived | {"Name": f"{description['Name']}: {title.lower()}"}
-        )
-        files.write_text(here / "README", DERIVATIVE_README.format(title=title, name=name, text=text))
-        files.write_text(here / ".bidsignore", ignored)
+        write_json(here / "dataset_description.json", derived | {"Name": f"{description['Name']}: {title.lower()}"})
+        write_text(here / "README", DERIVATIVE_README.format(title=title, name=name, text=text))
+        write_text(here / ".bidsignore", ignored)
     for entry in MAPS.values():
-        files.write_json(
+        write_json(
             folder / "derivatives" / "dsc" / f"{entry.name}.json",
             {
                 "Description": f"{entry.label} of the simulated series: {analysis}",
@@ -212,7 +211,7 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
             | ({"Kappa": KAPPA} if entry.name in ("cbf", "cbv") else {}),
         )
     for key, text in TRUTH.items():
-        files.write_json(
+        write_json(
             folder / "derivatives" / "truth" / f"desc-true_{key}.json",
             {"Description": f"true {text}", "Units": TRUTH_UNITS.get(key, "1"), "Simulated": True},
         )

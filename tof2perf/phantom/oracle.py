@@ -34,6 +34,7 @@ from tof2perf.phantom.patient import (
 )
 from tof2perf.phantom.perfusion import true_perfusion
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
+from tof2perf.storage import write_volume
 from tof2perf.workers import tied
 
 
@@ -128,7 +129,7 @@ def write_oracles(
         drawn = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
         maps, affine = oracle_maps(drawn, cohort=cohort, phantom=phantom, rng=rng)
         for key, values in maps.items():
-            files.write_volume(target / f"{patient}_{key}.nii.gz", values, affine)
+            write_volume(target / f"{patient}_{key}.nii.gz", values, affine)
 
     pool = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())
     work = pool(joblib.delayed(write)(patient) for patient in patients)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from tof2perf.phantom.perfusion import GM_CBF, LATE_S, WM_CBF, Perfusion, true_p
 from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
+from tof2perf.splits import stratified_split
+from tof2perf.storage import write_json, write_table, write_volume
 from tof2perf.workers import tied
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
@@ -136,12 +139,12 @@ def simulate_patient(
         series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=analysis, artery=artery
     )
 
-    files.write_volume(files.tof_path(folder, name), tof, tof_affine)
-    files.write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
+    write_volume(files.tof_path(folder, name), tof, tof_affine)
+    write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
     bids.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
-    files.write_volume(files.dscref_path(folder, name), reference, dsc_affine)
+    write_volume(files.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
-        files.write_volume(files.map_path(folder, name, key), values, dsc_affine)
+        write_volume(files.map_path(folder, name, key), values, dsc_affine)
     _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
@@ -153,7 +156,7 @@ def simulate_patient(
         "visible": "yes" if any(lesion.visible for lesion in patient.disease.lesions) else "no",
         "collateral_grade": patient.perfusion.collateral_grade,
     }
-    files.write_json(record_path, {"recipe": recipe, "participant": participant})
+    write_json(record_path, {"recipe": recipe, "participant": participant})
     return participant
 
 
@@ -228,6 +231,39 @@ def _placed_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
     return curves[chosen].mean(axis=0)
 
 
+def patient_names(cohort: CohortProfile) -> list[str]:
+    """``sub-0001`` and so on, as many as the splits hold."""
+    return [f"sub-{number:04d}" for number in range(1, sum(getattr(cohort, split) for split in files.SPLITS) + 1)]
+
+
+def simulate_patients(
+    folder: Path,
+    name: str,
+    part: slice,
+    *,
+    cohort: CohortProfile,
+    phantom: PhantomProfile,
+    seed: int,
+    jobs: int = -1,
+) -> Iterator[dict[str, object]]:
+    """Simulate some patients of a cohort; those that are complete already are kept.
+
+    Args:
+        folder, name, cohort, phantom, seed, jobs: as for :func:`simulate_cohort`.
+        part: which of :func:`patient_names`.
+
+    Returns:
+        Iterator over the rows of :func:`simulate_patient`.
+    """
+    numbered = list(enumerate(patient_names(cohort)))[part]
+    return joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())(
+        joblib.delayed(simulate_patient)(
+            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
+        )
+        for number, patient in numbered
+    )
+
+
 def simulate_cohort(
     folder: Path, name: str, *, cohort: CohortProfile, phantom: PhantomProfile, seed: int, jobs: int = -1
 ) -> pd.DataFrame:
@@ -245,23 +281,18 @@ def simulate_cohort(
         ``participants.tsv`` as written, indexed by participant.
     """
     counts = {split: getattr(cohort, split) for split in files.SPLITS}
-    names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
+    names = patient_names(cohort)
     bids.write_descriptions(folder, name, cohort=cohort)
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())(
-        joblib.delayed(simulate_patient)(
-            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
-        )
-        for number, patient in enumerate(names)
-    )
+    work = simulate_patients(folder, name, slice(None), cohort=cohort, phantom=phantom, seed=seed, jobs=jobs)
     rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     frame = pd.DataFrame(rows)
     # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
-    splits = files.stratified_split(
+    splits = stratified_split(
         frame.occlusion_site, counts, rng=np.random.default_rng(patient_seed(seed, name, SPLIT_STREAM))
     )
     frame.insert(0, "split", splits)
     frame.insert(0, "participant_id", names)
-    files.write_table(folder / "participants.tsv", frame)
+    write_table(folder / "participants.tsv", frame)
     return frame.set_index("participant_id")
 
 
@@ -270,7 +301,7 @@ def _write_truth(
 ) -> None:
     """Keep what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
     brain = scanner.resample(patient.head.brain.astype(np.float32), patient.head.affine, tof_affine, phantom.tof_shape)
-    files.write_volume(files.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
+    write_volume(files.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
     seen = np.linalg.inv(patient.poses[0]) @ dsc_affine
     truth = {key: getattr(patient.perfusion, key) for key in ("cbf", "cbv", "mtt", "delay", "supply")}
     truth["tmax"] = patient.perfusion.tmax()
@@ -278,15 +309,15 @@ def _write_truth(
     for key, values in truth.items():
         values = ndimage.gaussian_filter(values, sigma, truncate=3.0) if key in ("cbf", "cbv") else values
         on_grid = scanner.resample(values, patient.head.affine, seen, phantom.dsc_shape)
-        files.write_volume(files.truth_path(folder, name, key), on_grid, dsc_affine)
+        write_volume(files.truth_path(folder, name, key), on_grid, dsc_affine)
         if key == "tmax":
-            files.write_volume(files.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
+            write_volume(files.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
     record = {
         "tof_to_dsc_mm": patient.poses[0].tolist(),
         "moves_mm": (patient.poses @ np.linalg.inv(patient.poses[0])).tolist(),
         "bolus_arrival_s": patient.bolus.arrival_s,
     }
-    files.write_json(files.truth_path(folder, name, "motion"), record)
+    write_json(files.truth_path(folder, name, "motion"), record)
 
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
@@ -294,7 +325,9 @@ def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...
     protocol = dataclasses.replace(cohort, train=0, validation=0, test=0)  # a patient is the same in any split
     digest = hashlib.sha256(repr((protocol, phantom, seed, tuple(MAPS.items()))).encode())
     package = Path(__file__).resolve().parent
-    analysis = (package.parent / name for name in ("dsc.py", "arterial.py", "parametric.py", "motion.py"))
-    for source in (*sorted(package.glob("*.py")), *analysis):
+    apart = ("oracle.py", "validation.py")  # what is made of a finished patient
+    own = (source for source in sorted(package.glob("*.py")) if source.name not in apart)
+    others = ("dsc.py", "arterial.py", "parametric.py", "motion.py", "cohort.py", "maps.py", "storage.py")
+    for source in (*own, *(package.parent / name for name in others)):
         digest.update(source.read_bytes())
     return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""The heavy part of a step without its notebook, for a cluster to share: some of a cohort's patients, or a rank.
+
+The notebook comes afterwards and finds these patients done, or the training at its last checkpoint. Everything is made
+by the functions that the notebook calls, so nobody can tell who made it. Called by :mod:`tof2perf.steps`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+
+import joblib
+
+from tof2perf import intake, splits
+from tof2perf.cohort import CohortError, Workspace, read_dropped, read_participants
+from tof2perf.phantom.patient import simulate_patients
+from tof2perf.preprocess import preprocess_patient
+from tof2perf.profiles import Profile, ProfileError, get_cohort, load_profile
+from tof2perf.storage import locked
+from tof2perf.training import TrainingError, train
+from tof2perf.workers import tied
+
+
+def simulate(profile: Profile, here: Workspace, cohort: str, part: slice) -> Iterator[object]:
+    """Simulate some of a cohort's patients, as ``00-simulate`` does all of them.
+
+    Args:
+        profile: the run's.
+        here: where its folders are.
+        cohort: the cohort's name.
+        part: which patients, by their place in the cohort.
+
+    Returns:
+        Iterator that yields once a patient.
+    """
+    return simulate_patients(
+        here.cohort(cohort), cohort, part, cohort=profile.cohorts[cohort], phantom=profile.phantom, seed=profile.seed
+    )
+
+
+def preprocess(profile: Profile, here: Workspace, cohort: str, part: slice) -> Iterator[object]:
+    """Take in (own data) and preprocess some of a cohort's patients, as ``01-preprocess`` does all of them.
+
+    Arguments and return value as of :func:`simulate`.
+
+    Raises:
+        CohortError: a patient who cannot be used.
+    """
+    known, source = profile.cohorts[cohort], here.cohort(cohort)
+    if here.data:
+        dropped = read_dropped(here.dropped, cohort)
+        listed = splits.listed_patients(source, splits.read_table(source))
+        patients = [name for name in listed if name not in dropped]
+    else:
+        patients = list(read_participants(source).index)
+
+    def work(patient: str) -> None:
+        folder = source
+        if here.data:
+            folder = here.intake(cohort)
+            threshold_s = profile.evaluation.deficit_threshold_s[cohort]
+            intake.complete_patient(source, patient, folder, cohort=known, threshold_s=threshold_s)
+        preprocess_patient(
+            folder,
+            patient,
+            here.preprocessed(cohort),
+            settings=profile.preprocessing,
+            maps=known.maps,
+            modality=known.input,
+            intensity=known.intensity,
+            registration=known.registration,
+        )
+
+    with locked(here.preprocessed(cohort), shared=True), joblib.parallel_config("loky", inner_max_num_threads=1):
+        yield from joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", batch_size=1, **tied())(
+            joblib.delayed(work)(patient) for patient in patients[part]
+        )
+
+
+def train_rank(profile: Profile, here: Workspace, cohort: str, map_name: str) -> None:
+    """Be one of the processes that train a model together, up to the last checkpoint; ``02-train`` finishes it.
+
+    Args:
+        profile: the run's; ``training.devices`` is the number of processes.
+        here: where its folders are.
+        cohort, map_name: the model.
+
+    Raises:
+        TrainingError: not as many processes as the profile has devices, or as :func:`tof2perf.training.train`.
+    """
+    twin = profile.initialise_from.get(cohort)
+    train(
+        here.preprocessed(cohort),
+        map_name,
+        here.model(cohort, map_name),
+        network=profile.network,
+        training=profile.training,
+        epochs=profile.epochs[cohort],
+        seed=profile.seed,
+        initialise_from=here.model(twin, map_name) if twin and here.has(twin) else None,
+        launched=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line, for :mod:`tof2perf.steps`."""
+    parser = argparse.ArgumentParser(prog="python -m tof2perf.jobs", description=__doc__.splitlines()[0])
+    parser.add_argument("work", choices=("00-simulate", "01-preprocess", "02-train"))
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--data", default="")
+    parser.add_argument("--cohort", required=True)
+    parser.add_argument("--map_name", default="")
+    parser.add_argument("--part", default="1/1", help="K/N: every Nth patient from the Kth on")
+    given = parser.parse_args(arguments)
+    try:
+        profile = load_profile(given.profile)
+        here = Workspace(profile.name, given.root, given.data)
+        get_cohort(profile, given.cohort)
+        if given.work == "02-train":
+            train_rank(profile, here, given.cohort, given.map_name)
+            return 0
+        first, parts = map(int, given.part.split("/"))
+        work = {"00-simulate": simulate, "01-preprocess": preprocess}[given.work]
+        done = sum(1 for _ in work(profile, here, given.cohort, slice(first - 1, None, parts)))
+    except (CohortError, ProfileError, TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{given.work} {given.cohort} {given.part}: {done} patients, on {os.uname().nodename}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
