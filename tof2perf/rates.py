@@ -1,0 +1,534 @@
+"""What the steps of a run cost on this machine: a few patients and training steps, timed in a temporary folder.
+
+Each kind of step is measured in a process of its own, so that its largest memory can be read, and two lanes measure
+side by side where there are two cores, because in a run all cores are busy too. Times of processors are processor time,
+which other work on the machine hardly changes; times of a GPU are of the clock.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tof2perf.profiles import NetworkProfile, Profile, ProfileError, load_profile
+
+PATIENTS, PATIENTS_S = 3, 5.0  # patients of a lane are made until so many are, or so many seconds are spent
+STEPS, STEPS_S = 12, 2.0  # training steps that are timed at one size: no more than this, unless they are quick
+WARM_UP = 2  # steps before them, in which memory is asked for the first time
+LONGEST_S = 15.0  # a size whose steps would take longer in all is not tried but calculated
+GRID = 2**20  # voxels of the volumes on which evaluation is measured; larger ones are thinned
+SMALLEST = 16  # voxels along an axis, below which networks and SSIM do not go
+DEPARTED = 0.5  # of the free memory a training step may take while being measured
+
+
+class RatesError(RuntimeError):
+    """A measurement failed; one line that says which and what the program said."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds are of one core unless they are said to be the device's; GB are 1e9 bytes.
+
+    Attributes:
+        machine, profile: where, and at which sizes, this was measured.
+        threads: of one training.
+        start_s: a notebook's start (papermill, kernel); ``imports_s``: of the package, in every process.
+        page_s: a page of figures, its imports included.
+        simulate_s, oracle_s: a patient, by cohort.
+        simulated_gb, simulated_files, oracle_gb: a patient on disk, by cohort.
+        preprocess_s: a patient; ``preprocessed_gb``: on disk for a voxel of the grid, all files of a patient;
+            ``preprocessed_files``.
+        read_s: loading a pair for training, for a voxel of the grid.
+        step_rate: operations a second in a training step; ``step_s``: of the device, in each step besides.
+        validate_rate: operations a second of the forward pass, comparison included.
+        device: cpu, cuda or mps.
+        checkpoint_s: writing a byte.
+        evaluate_s: of one map of a test patient, for a voxel; ``infer_rate``: operations a second of the network there.
+        baseline_s: reading a training patient for the baselines, for a voxel.
+        dice_s: a test patient's lesions, for a voxel; ``dice_start_s`` what the page takes besides.
+        prediction_gb: a map on disk, for a voxel.
+        base_gb: memory of a process that has imported the package.
+        simulate_gb, preprocess_gb: memory of one process.
+        activation_bytes: memory of a training step for a value that leaves a layer.
+        evaluate_bytes: memory of evaluation for a voxel.
+        device_activation_bytes: the same on a GPU, in its own memory; 0 without one.
+    """
+
+    machine: str
+    profile: str
+    threads: int
+    start_s: float
+    imports_s: float
+    page_s: float
+    simulate_s: dict[str, float]
+    oracle_s: dict[str, float]
+    simulated_gb: dict[str, float]
+    simulated_files: int
+    oracle_gb: dict[str, float]
+    preprocess_s: float
+    preprocessed_gb: float
+    preprocessed_files: int
+    read_s: float
+    step_rate: float
+    step_s: float
+    validate_rate: float
+    device: str
+    checkpoint_s: float
+    evaluate_s: float
+    infer_rate: float
+    baseline_s: float
+    dice_s: float
+    dice_start_s: float
+    prediction_gb: float
+    base_gb: float
+    simulate_gb: float
+    preprocess_gb: float
+    activation_bytes: float
+    evaluate_bytes: float
+    device_activation_bytes: float
+
+
+def measure(profile: Profile, *, cores: int) -> Rates:
+    """Time a few patients and training steps of a profile.
+
+    Args:
+        profile: whose sizes are taken.
+        cores: of this machine.
+
+    Raises:
+        ProfileError: no cohort of the profile can be simulated, so there is no patient to time.
+        RatesError: a measurement failed.
+    """
+    simulated = [name for name, cohort in profile.cohorts.items() if cohort.simulated]
+    if not simulated:
+        raise ProfileError(f"profile {profile.name}: no cohort can be simulated, so nothing can be timed; add one")
+    threads = max(1, cores // 5)
+    lanes = min(2, cores)
+    names = [simulated[lane % len(simulated)] for lane in range(lanes)]
+    environment = os.environ | dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"),
+        str(threads),
+    )
+    environment |= {"MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), *sys.path])}
+    with tempfile.TemporaryDirectory(prefix="tof2perf-plan-") as scratch, ThreadPoolExecutor(lanes) as pool:
+        folders = [Path(scratch) / str(lane) for lane in range(lanes)]
+        for folder in folders:
+            folder.mkdir()
+            content = json.loads(json.dumps(dataclasses.asdict(profile))) | {"name": "sample"}
+            (folder / "sample.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+        def lane(number: int) -> dict[str, dict]:
+            return {kind: _alone(kind, folders[number], names[number], number, environment) for kind in KINDS}
+
+        found = list(pool.map(lane, range(lanes)))
+    return _together(found, names, profile, threads)
+
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _alone(kind: str, folder: Path, name: str, lane: int, environment: dict[str, str]) -> dict[str, Any]:
+    """One kind of step in a process of its own."""
+    command = [sys.executable, "-m", "tof2perf.rates", kind, str(folder), name, str(lane)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RatesError(f"timing '{kind}' failed: {last}; run python -m tof2perf.rates {kind} to see all")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _together(found: list[dict[str, dict]], names: list[str], profile: Profile, threads: int) -> Rates:
+    """Means over the lanes; a cohort that no lane had gets those of the first."""
+
+    def mean(kind: str, key: str) -> float:
+        values = [lane[kind][key] for lane in found if lane[kind].get(key) is not None]
+        return math.fsum(values) / len(values) if values else 0.0
+
+    def most(kind: str) -> float:
+        return max(lane[kind]["peak_gb"] for lane in found)
+
+    def by_cohort(key: str) -> dict[str, float]:
+        own = {name: lane["simulate"][key] for name, lane in reversed(list(zip(names, found, strict=True)))}
+        every = (name for name, cohort in profile.cohorts.items() if cohort.simulated)
+        return {name: own.get(name, found[0]["simulate"][key]) for name in every}
+
+    training = found[0]["train"]
+    return Rates(
+        machine=f"{_processor()}, {os.cpu_count()} cores"
+        + (f", {training['device_name']}" if training["device"] != "cpu" else ""),
+        profile=profile.name,
+        threads=threads,
+        start_s=mean("start", "seconds"),
+        imports_s=mean("train", "imports_s"),
+        page_s=mean("evaluate", "page_s"),
+        simulate_s=by_cohort("seconds"),
+        oracle_s=by_cohort("oracle_s"),
+        simulated_gb=by_cohort("gb"),
+        simulated_files=max(lane["simulate"]["files"] for lane in found),
+        oracle_gb=by_cohort("oracle_gb"),
+        preprocess_s=mean("preprocess", "seconds"),
+        preprocessed_gb=mean("preprocess", "gb_per_voxel"),
+        preprocessed_files=int(mean("preprocess", "files")),
+        read_s=mean("train", "read_s"),
+        step_rate=mean("train", "step_rate"),
+        step_s=mean("train", "step_s"),
+        validate_rate=mean("train", "validate_rate"),
+        device=training["device"],
+        checkpoint_s=mean("train", "checkpoint_s"),
+        evaluate_s=mean("evaluate", "evaluate_s"),
+        infer_rate=mean("evaluate", "infer_rate"),
+        baseline_s=mean("evaluate", "baseline_s"),
+        dice_s=mean("evaluate", "dice_s"),
+        dice_start_s=mean("evaluate", "dice_start_s"),
+        prediction_gb=mean("evaluate", "prediction_gb"),
+        base_gb=mean("train", "base_gb"),
+        simulate_gb=most("simulate"),
+        preprocess_gb=most("preprocess"),
+        activation_bytes=mean("train", "activation_bytes"),
+        evaluate_bytes=mean("evaluate", "bytes_per_voxel"),
+        device_activation_bytes=mean("train", "device_activation_bytes"),
+    )
+
+
+# --- one kind of step, in a process of its own ------------------------------------------------------------------------
+
+
+def _start(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, float]:
+    """A notebook of one line."""
+    import resource
+
+    import nbformat
+
+    from tof2perf.execution import run_notebook
+
+    def spent() -> float:
+        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+    cell = nbformat.v4.new_code_cell("1 + 1", id="line")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), folder / "line.ipynb")
+    run_notebook(folder / "line.ipynb", folder / "done.ipynb", parameters={}, failed=folder / "failed.ipynb")
+    return {"seconds": spent()}  # of this whole process, which began as a step of a run does
+
+
+def _simulate(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, float]:
+    """Patients of one cohort, and the oracle of one of them."""
+    import pandas as pd
+
+    from tof2perf.cohort import Workspace, write_table
+    from tof2perf.phantom import bids
+    from tof2perf.phantom.anatomy import load_template
+    from tof2perf.phantom.oracle import write_oracles
+    from tof2perf.phantom.patient import patient_seed, simulate_patient
+
+    load_template()  # read once by a process, not by a patient
+    here, cohort = Workspace(sample.name, folder), sample.cohorts[name]
+    setting = {"cohort": cohort, "phantom": sample.phantom}
+    target = here.cohort(name)
+    bids.write_descriptions(target, name, cohort=cohort)
+
+    def make(number: int) -> None:
+        # The seeds of a run: a patient of the second lane differs from those of the first.
+        seed = patient_seed(sample.seed, name, number)
+        simulate_patient(target, f"sub-{number + 1:04d}", **setting, seed=seed)
+
+    spent = _each(make)
+    patients = [f"sub-{number + 1:04d}" for number in range(len(spent))]
+    splits = ["test"] + ["train"] * (len(spent) - 1)
+    gb, files = _on_disk(target)
+    write_table(target / "participants.tsv", pd.DataFrame({"participant_id": patients, "split": splits}))
+    began = time.process_time()
+    write_oracles(here.oracle(name), target, name, **setting, seed=sample.seed, jobs=1)
+    return {
+        "seconds": math.fsum(spent) / len(spent),
+        "gb": gb / len(spent),
+        "files": files // len(spent),
+        "oracle_s": time.process_time() - began,
+        "oracle_gb": _on_disk(here.oracle(name))[0],
+    }
+
+
+def _preprocess(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, float]:
+    """The same patients; the first, in whose time libraries start, counts only if it is alone."""
+    from tof2perf.cohort import Workspace, list_patients
+    from tof2perf.preprocess import preprocess_patient
+
+    here = Workspace(sample.name, folder)
+    patients = list_patients(here.cohort(name))
+    target = folder / "full"
+
+    def make(number: int) -> None:
+        preprocess_patient(here.cohort(name), patients[number], target, settings=sample.preprocessing)
+
+    spent = _each(make, most=len(patients))
+    gb, files = _on_disk(target)
+    return {
+        "seconds": math.fsum(spent[1:]) / (len(spent) - 1) if len(spent) > 1 else spent[0],
+        "gb_per_voxel": gb / len(spent) / math.prod(sample.preprocessing.shape),
+        "files": files // len(spent),
+    }
+
+
+def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, float | str]:
+    """Reading, training steps at growing sizes, validation, and a checkpoint."""
+    import torch
+
+    from tof2perf.arithmetic import count
+    from tof2perf.dataset import PairDataset
+    from tof2perf.devices import keep_freed_memory, make_fabric
+    from tof2perf.pix2pix import Pix2Pix
+    from tof2perf.training import SMALL, validate
+    from tof2perf.weights import write_tensors
+
+    imports, base = time.process_time(), peak_gb()
+    _thin(sample, folder, name)
+    pairs_folder = folder / "data" / "preprocessed" / "sample" / name
+    began = time.process_time()
+    pairs = PairDataset(pairs_folder, ["sub-0001", "sub-0002"], "tmax")
+    read = (time.process_time() - began) / 2 / pairs.tofs[0].numel()
+    training = dataclasses.replace(sample.training, devices=1, batch=1)
+    fabric = make_fabric(training)
+    device = fabric.device.type
+    # Of a GPU the clock counts, and one lane alone uses it.
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    found: dict[str, float | str] = {"device": device, "imports_s": imports, "base_gb": base, "read_s": read}
+    if device != "cpu" and lane:
+        return found
+    found["device_name"] = torch.cuda.get_device_name() if device == "cuda" else device
+    measured: list[tuple[float, float]] = []  # operations and seconds of a step
+    for shape, network in _sizes(sample):
+        costs = count(
+            network,
+            shape,
+            adversarial=training.adversarial_weight > 0,
+            recompute=training.checkpoint_activations,
+        )
+        operations = sum(costs.step.values())
+        if measured:
+            expected = operations / measured[-1][0] * measured[-1][1] * (WARM_UP + 2)
+            needed = 16 * costs.weights + 8 * costs.activations
+            if expected > LONGEST_S or (device == "cpu" and needed > DEPARTED * free_memory_bytes()):
+                break
+        if device == "cpu" and math.prod(shape) <= SMALL:
+            keep_freed_memory()
+        model = Pix2Pix(network, training, seed=1, fabric=fabric)
+        noise = torch.Generator().manual_seed(0)
+        tof, target = (torch.rand((2, 1, 1, *shape), generator=noise) * 2 - 1).to(fabric.device)
+        spent: list[float] = []
+        for turn in range(WARM_UP + STEPS):
+            began = clock()
+            model.step(tof, target, rate=1.0)
+            spent += [clock() - began] if turn >= WARM_UP else []
+            if len(spent) >= 2 and math.fsum(spent) > STEPS_S:
+                break
+        measured.append((operations, sorted(spent)[len(spent) // 2]))
+        # Weights, gradients and two moments take 16 bytes a weight.
+        if device == "cuda":
+            held = torch.cuda.max_memory_allocated() - 16 * costs.weights
+            found["device_activation_bytes"] = max(held, 0) / costs.activations
+        values = (peak_gb() - base) * 1e9 - 16 * costs.weights
+        found["activation_bytes"] = max(values, 0) / costs.activations if device == "cpu" else 0.0
+        timed = network
+    found["step_rate"], found["step_s"] = _line(measured)
+    forward = count(timed, tuple(pairs.tofs[0].shape[1:])).forward
+    began = clock()
+    validate(model.generator, pairs, "tmax", fabric=fabric)
+    found["validate_rate"] = len(pairs) * forward / (clock() - began)
+    began = time.process_time()
+    write_tensors(folder / "checkpoint", model.state(), {})
+    found["checkpoint_s"] = (time.process_time() - began) / (folder / "checkpoint").stat().st_size
+    (folder / "checkpoint").unlink()
+    return found
+
+
+def _evaluate(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, float]:
+    """The cells of the notebooks themselves, on one test patient and a generator that has learned nothing."""
+    from tof2perf.arithmetic import count
+    from tof2perf.cohort import Workspace
+    from tof2perf.dataset import load_pair
+    from tof2perf.inference import generate, load_generator
+    from tof2perf.networks import UNetGenerator
+    from tof2perf.weights import write_tensors
+
+    here, network = Workspace("sample", folder), sample.network
+    _thin(sample, folder, name)
+    generator = UNetGenerator(
+        levels=network.levels, filters=network.generator_filters, mirrored=network.input == "tof+mirror"
+    )
+    header = {"map": "tmax", "cohort": name, "network": dataclasses.asdict(network)}
+    write_tensors(here.model(name, "tmax") / "generator.safetensors", generator.state_dict(), header)
+    weights_gb = 4e-9 * sum(weight.numel() for weight in generator.parameters())
+    del generator
+    tof, _, mask, _ = load_pair(here.preprocessed(name), "sub-0001", "tmax")
+    base = peak_gb()
+    given = {"profile": str(folder / "sample.yaml"), "root": str(folder), "cohort": name}
+    evaluation = _cells("03-evaluate", given)
+    peak = peak_gb()
+    began = time.process_time()
+    generate(load_generator(here.model(name, "tmax")), tof, mask, "tmax")
+    infer = time.process_time() - began
+    dice = _cells("04-dice", given)
+    page = _cells("06-figure1", given)
+    patient = dice["overlap"] + dice["segmentation"]
+    return {
+        "evaluate_s": max(evaluation["predictions"] - infer, 0.0) / tof.size,
+        "infer_rate": count(network, tof.shape).forward / infer,
+        "baseline_s": evaluation["baselines"] / tof.size,
+        "dice_s": patient / tof.size,
+        "dice_start_s": math.fsum(dice.values()) - patient,
+        "page_s": math.fsum(page.values()),
+        "prediction_gb": here.prediction_path(name, "sub-0001", "tmax").stat().st_size / 1e9 / tof.size,
+        "bytes_per_voxel": max(peak - base - weights_gb, 0.0) * 1e9 / tof.size,
+    }
+
+
+KINDS: dict[str, Callable[[Profile, Path, str, int], dict[str, Any]]] = {
+    "start": _start,
+    "simulate": _simulate,
+    "preprocess": _preprocess,
+    "train": _train,
+    "evaluate": _evaluate,
+}
+
+
+def _each(make: Callable[[int], None], *, most: int = PATIENTS) -> list[float]:
+    """Processor seconds of one patient after another, until there are enough."""
+    spent: list[float] = []
+    while len(spent) < most and math.fsum(spent) < PATIENTS_S:
+        began = time.process_time()
+        make(len(spent))
+        spent.append(time.process_time() - began)
+    return spent
+
+
+def _cells(notebook: str, parameters: dict[str, str]) -> dict[str, float]:
+    """Run a notebook's code cells in this process; processor seconds by cell."""
+    from tof2perf.fingerprints import read_notebook
+
+    os.chdir(_REPOSITORY / "notebooks")
+    names: dict[str, Any] = {}
+    spent = {}
+    for cell in read_notebook(_REPOSITORY / "notebooks" / f"{notebook}.ipynb").code:
+        began = time.process_time()
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(compile(cell.source, f"{notebook}, cell {cell.name}", "exec"), names)
+        spent[cell.name] = time.process_time() - began
+        if "parameters" in cell.tags:
+            names |= parameters
+    return spent
+
+
+def _thin(sample: Profile, folder: Path, name: str) -> None:
+    """The first patient three times, one for each split, on a grid thinned until it has no more than GRID voxels."""
+    import numpy as np
+    import pandas as pd
+
+    from tof2perf.cohort import Workspace, preprocessed_path, read_volume, write_table, write_volume
+
+    source, target = folder / "full", Workspace("sample", folder).preprocessed(name)
+    if (target / "participants.tsv").exists():
+        return
+    every = 1
+    while math.prod(sample.preprocessing.shape) / every**3 > GRID:
+        every *= 2
+    splits = {"sub-0001": "test", "sub-0002": "train", "sub-0003": "validation"}
+    for volume in ("tof", "mask", "tmax"):
+        image = read_volume(preprocessed_path(source, "sub-0001", volume))
+        values = np.asanyarray(image.dataobj)[::every, ::every, ::every]
+        values = values > 0.5 if volume == "mask" else values
+        for patient in splits:
+            affine = image.affine @ np.diag([every, every, every, 1])
+            write_volume(preprocessed_path(target, patient, volume), values, affine)
+    frame = pd.DataFrame({"participant_id": splits.keys(), "split": splits.values()})
+    write_table(target / "participants.tsv", frame)
+
+
+def _sizes(sample: Profile) -> list[tuple[tuple[int, ...], NetworkProfile]]:
+    """Volumes and networks from small to the profile's own, each twice the one before along every axis."""
+    found = []
+    for halved in reversed(range(sample.network.levels - 1)):
+        shape = tuple(length >> halved for length in sample.preprocessing.shape)
+        if halved and min(shape) < SMALLEST:
+            continue
+        widths = ("generator_filters", "discriminator_filters")
+        filters = {
+            key: max(1, getattr(sample.network, key) >> halved)
+            for key in ("generator_filters", "discriminator_filters")
+        }
+        found.append((shape, dataclasses.replace(sample.network, levels=sample.network.levels - halved, **filters)))
+    return found
+
+
+def _line(measured: list[tuple[float, float]]) -> tuple[float, float]:
+    """Operations a second and seconds besides, through the two largest sizes; one alone has no seconds besides."""
+    operations, seconds = measured[-1]
+    if len(measured) > 1:
+        less, sooner = measured[-2]
+        if seconds > sooner:
+            rate = (operations - less) / (seconds - sooner)
+            if seconds >= operations / rate:
+                return rate, seconds - operations / rate
+    return operations / seconds, 0.0
+
+
+def _on_disk(folder: Path) -> tuple[float, int]:
+    """GB and number of the files in a folder."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return math.fsum(sizes) / 1e9, len(sizes)
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process so far; what Linux's getrusage says began in the parent."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def free_memory_bytes() -> float:
+    """Memory that programs may still ask for; all there is, where the system does not say."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    return platform.processor() or platform.machine()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """One kind of step in this process, for :func:`measure`: KIND FOLDER COHORT LANE."""
+    parser = argparse.ArgumentParser(prog="python -m tof2perf.rates", description=main.__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("cohort")
+    parser.add_argument("lane", type=int)
+    found = parser.parse_args(arguments)
+    sample = load_profile(found.folder / "sample.yaml")
+    timed = KINDS[found.kind](sample, found.folder, found.cohort, found.lane)
+    print(json.dumps(timed | {"peak_gb": peak_gb()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
