@@ -143,7 +143,7 @@ endif
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper book figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test bench check verify status lint lock lab truth spread clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test bench plan check verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -199,6 +199,10 @@ bench: | environment  ## time and memory of simulation, deconvolution and the tr
 	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider $(wildcard tests/bench_*.py) \
 	    --benchmark-json=$(ROOT)/results/benchmarks.json --benchmark-columns=min,median,rounds
 	@$(PYTHON) tests/benchmark_tables.py $(ROOT)/results/benchmarks.json
+
+plan: | environment  ## before anything runs: patients, steps, disk, memory and hours, here or with DEVICES=10 RATE=40
+	@$(PYTHON) -m tof2perf.plan --profile $(PROFILE) --root $(ROOT) --cores $(CORES)$(if $(DATA), --data $(DATA))$(if \
+	    $(DEVICES), --devices $(DEVICES))$(if $(RATE), --rate $(RATE))$(if $(JOBS), --jobs $(JOBS))
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 ifdef INSIDE

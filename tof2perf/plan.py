@@ -24,7 +24,7 @@ from tof2perf.profiles import Profile, ProfileError, load_profile, run_cohorts
 from tof2perf.rates import Rates, RatesError, measure, memory_bytes
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-PAIR_BYTES = 4 + 1  # of a voxel of TOF and mask that training holds in memory; a map takes 4 more
+PAIR_BYTES = 4 + 4 + 1  # of a voxel of TOF, map and mask, which training holds in memory
 # Bytes a weight. In a step: weight, gradient, two moments, and the best epoch's. While a checkpoint is written: weight,
 # moments and the best epoch's, once as tensors, once as bytes, once as the file's content.
 STEP_BYTES, CHECKPOINT_BYTES = 20, 48
@@ -240,7 +240,7 @@ def _model(
     seconds = profile.epochs[name] * ((learning + validating) / training.devices + each + saving)
     threads = max(1, site.cores // 5)  # as the Makefile gives a training
     epochs = Phase(seconds, 1, training.devices) if site.devices else Phase(seconds / threads, threads)
-    data_gb = held * voxels * (PAIR_BYTES + 4) / 1e9
+    data_gb = held * voxels * max(PAIR_BYTES, rates.pair_bytes) / 1e9
     weights_gb = arithmetic.weights / 1e9
     values_gb = rates.activation_bytes * arithmetic.activations / 1e9
     on_device = 16 * weights_gb + rates.device_activation_bytes * arithmetic.activations / 1e9
@@ -498,7 +498,7 @@ def _report(found: argparse.Namespace) -> int:
     if found.patients:
         counts = enlarged(counts, found.patients)
     if found.rates:
-        rates = read_rates(found.rates)
+        rates = read_rates(found.rates, profile.name)
     else:
         print("timing a few patients and training steps ...", file=sys.stderr, flush=True)
         rates = measure(profile, cores=min(found.cores or _cores(), _cores()))
@@ -580,16 +580,19 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def read_rates(path: Path) -> Rates:
+def read_rates(path: Path, profile: str) -> Rates:
     """What :func:`tof2perf.rates.measure` found earlier.
 
     Raises:
-        RatesError: no such file, or not of this version.
+        RatesError: no such file, not of this version, or measured at the sizes of another profile.
     """
     try:
-        return Rates(**json.loads(path.read_text(encoding="utf-8")))
+        rates = Rates(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise RatesError(f"{path}: cannot be read ({error}); measure again with --save") from None
+    if rates.profile != profile:
+        raise RatesError(f"{path}: measured at the sizes of profile {rates.profile}; measure {profile} with --save")
+    return rates
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ WARM_UP = 2  # steps before them, in which memory is asked for the first time
 LONGEST_S = 15.0  # a size whose steps would take longer in all is not tried but calculated
 GRID = 2**20  # voxels of the volumes on which evaluation is measured; larger ones are thinned
 SMALLEST = 16  # voxels along an axis, below which networks and SSIM do not go
-DEPARTED = 0.5  # of the free memory a training step may take while being measured
+SHARE = 0.5  # of the free memory a training step may take while being measured
+CROWD = 32  # pairs that are loaded to see what one takes
 
 
 class RatesError(RuntimeError):
@@ -53,6 +54,7 @@ class Rates:
         preprocess_s: a patient; ``preprocessed_gb``: on disk for a voxel of the grid, all files of a patient;
             ``preprocessed_files``.
         read_s: loading a pair for training, for a voxel of the grid.
+        pair_bytes: memory of such a pair, for a voxel.
         step_rate: operations a second in a training step; ``step_s``: of the device, in each step besides.
         validate_rate: operations a second of the forward pass, comparison included.
         device: cpu, cuda or mps.
@@ -84,6 +86,7 @@ class Rates:
     preprocessed_gb: float
     preprocessed_files: int
     read_s: float
+    pair_bytes: float
     step_rate: float
     step_s: float
     validate_rate: float
@@ -187,6 +190,7 @@ def _together(found: list[dict[str, dict]], names: list[str], profile: Profile, 
         preprocessed_gb=mean("preprocess", "gb_per_voxel"),
         preprocessed_files=int(mean("preprocess", "files")),
         read_s=mean("train", "read_s"),
+        pair_bytes=mean("train", "pair_bytes"),
         step_rate=mean("train", "step_rate"),
         step_s=mean("train", "step_s"),
         validate_rate=mean("train", "validate_rate"),
@@ -302,15 +306,19 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
     imports = time.process_time()
     _thin(sample, folder, name)
     pairs_folder = folder / "data" / "preprocessed" / "sample" / name
-    began = time.process_time()
     pairs = PairDataset(pairs_folder, ["sub-0001", "sub-0002"], "tmax")
-    read = (time.process_time() - began) / 2 / pairs.tofs[0].numel()
+    # Small volumes leave gaps in memory, so what a pair takes is measured on many.
+    more, before, began = max(2, 2**21 // pairs.tofs[0].numel()), peak_gb(), time.process_time()
+    crowd = PairDataset(pairs_folder, ["sub-0003"] * min(more, CROWD), "tmax")
+    read = (time.process_time() - began) / len(crowd) / pairs.tofs[0].numel()
+    pair_bytes = (peak_gb() - before) * 1e9 / len(crowd) / pairs.tofs[0].numel()
+    del crowd
     training = dataclasses.replace(sample.training, devices=1, batch=1)
     fabric = make_fabric(training)
     device = fabric.device.type
     # Of a GPU the clock counts, and one lane alone uses it.
     clock = time.process_time if device == "cpu" else time.perf_counter
-    found: dict[str, float | str] = {"device": device, "imports_s": imports, "read_s": read}
+    found: dict[str, float | str] = {"device": device, "imports_s": imports, "read_s": read, "pair_bytes": pair_bytes}
     if device != "cpu" and lane:
         return found
     found["device_name"] = torch.cuda.get_device_name() if device == "cuda" else device
@@ -327,7 +335,7 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
         if measured:
             expected = operations / measured[-1][0] * measured[-1][1] * (WARM_UP + 2)
             needed = 16 * costs.weights + 8 * costs.activations
-            if expected > LONGEST_S or (device == "cpu" and needed > DEPARTED * free_memory_bytes()):
+            if expected > LONGEST_S or (device == "cpu" and needed > SHARE * free_memory_bytes()):
                 break
         if device == "cpu" and math.prod(shape) <= SMALL:
             keep_freed_memory()
