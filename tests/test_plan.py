@@ -1,6 +1,7 @@
-"""The plan of a run: its arithmetic is that of a real step, it grows with what costs, and disk is that of a real cohort."""
+"""The plan of a run: arithmetic is that of a real step, work grows with what costs, disk is that of a real cohort."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -12,17 +13,19 @@ import torch
 from test_training import Network, Training
 from torch.utils.flop_counter import FlopCounterMode
 
-from tof2perf import plan
+from tof2perf import costs, plan
 from tof2perf.arithmetic import count
 from tof2perf.cohort import CohortError, Workspace, write_json
+from tof2perf.costs import Phase, Site, Step, choose_site, plan_steps, share_out
 from tof2perf.devices import make_fabric
 from tof2perf.maps import MAPS
+from tof2perf.memory import peak_gb
 from tof2perf.phantom.patient import simulate_cohort
 from tof2perf.pix2pix import Pix2Pix
-from tof2perf.plan import Phase, Site, Step, choose_site, plan_steps, read_rates, run_on_paper, share_out
+from tof2perf.plan import run_on_paper
 from tof2perf.preprocess import preprocess_cohort
 from tof2perf.profiles import load_profile
-from tof2perf.rates import RatesError, peak_gb
+from tof2perf.rates import RatesError, read_rates
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RATES = REPOSITORY / "results" / "reference" / "scaling"
@@ -41,7 +44,7 @@ def rates():
 
 
 def planned(profile, rates, *, site=TWO_CORES, counts=None, **options):
-    return plan_steps(profile, rates, site, counts or plan.patients(profile), **options)
+    return plan_steps(profile, rates, site, counts or costs.patients(profile), **options)
 
 
 def work(steps) -> float:
@@ -95,7 +98,7 @@ def test_full_size_is_counted_without_its_memory():
 def test_cohorts_that_nobody_simulates_are_not_counted(name):
     profile = load_profile(name)
     simulated = {key: cohort for key, cohort in profile.cohorts.items() if cohort.simulated}
-    found = plan.patients(profile)
+    found = costs.patients(profile)
     assert found.keys() == simulated.keys()
     for key, cohort in simulated.items():
         assert found[key] == {"train": cohort.train, "validation": cohort.validation, "test": cohort.test}
@@ -113,7 +116,7 @@ def test_planned_steps_are_those_of_the_makefile_with_their_order(tmp_path, rate
     for spec in filter(None, done.stdout.splitlines()):
         after = spec.partition("--after ")[2].partition(" --")[0].split()
         declared[spec.split()[0]] = set(after)
-    counts = plan.patients(profile, str(tmp_path) if own else "", root=tmp_path)
+    counts = costs.patients(profile, str(tmp_path) if own else "", root=tmp_path)
     steps = planned(profile, rates, counts=counts, simulated=not own)
     assert sorted(step.name for step in steps) == sorted(declared)
     for step in steps:
@@ -124,11 +127,11 @@ def test_planned_steps_are_those_of_the_makefile_with_their_order(tmp_path, rate
 def test_patients_of_own_data_are_counted_in_their_folder(tmp_path, profile):
     for number in range(20):
         (tmp_path / "mine" / "acute" / f"sub-{number:04d}").mkdir(parents=True)
-    found = plan.patients(profile, str(tmp_path / "mine"), root=tmp_path)
+    found = costs.patients(profile, str(tmp_path / "mine"), root=tmp_path)
     assert found == {"acute": {"train": 16, "validation": 1, "test": 3}}
     lines = ["participant_id\tsplit"] + [f"sub-{n:04d}\t{'train' if n < 10 else 'test'}" for n in range(19)]
     (tmp_path / "mine" / "acute" / "participants.tsv").write_text("\n".join([*lines, "sub-0019\tvalidation\n"]))
-    found = plan.patients(profile, str(tmp_path / "mine"), root=tmp_path)
+    found = costs.patients(profile, str(tmp_path / "mine"), root=tmp_path)
     assert found == {"acute": {"train": 10, "validation": 1, "test": 9}}
 
 
@@ -136,7 +139,7 @@ def test_a_cohort_of_two_cannot_be_planned(tmp_path, profile):
     for number in range(2):
         (tmp_path / "mine" / "acute" / f"sub-{number:04d}").mkdir(parents=True)
     with pytest.raises(CohortError, match="2 patients; each of the three splits needs one"):
-        plan.patients(profile, str(tmp_path / "mine"), root=tmp_path)
+        costs.patients(profile, str(tmp_path / "mine"), root=tmp_path)
 
 
 @pytest.mark.parametrize("number", [3, 7, 100, 9999])
@@ -150,7 +153,7 @@ def test_shares_are_whole_patients_of_whom_none_is_lost(number):
 
 def test_work_grows_with_patients_epochs_filters_and_volume(profile, rates):
     base = planned(profile, rates)
-    many = planned(profile, rates, counts=plan.enlarged(plan.patients(profile), 1560))
+    many = planned(profile, rates, counts=costs.enlarged(costs.patients(profile), 1560))
     for kind in ("simulate", "preprocess", "train", "evaluate"):
         of_kind = [[step for step in steps if step.kind == kind] for steps in (base, many)]
         assert 5 < work(of_kind[1]) / work(of_kind[0]) < 10.5, kind
@@ -167,7 +170,7 @@ def test_work_grows_with_patients_epochs_filters_and_volume(profile, rates):
 
 
 def test_more_devices_and_more_cores_are_never_slower_but_for_the_critical_path(profile, rates):
-    counts = plan.patients(profile)
+    counts = costs.patients(profile)
     ends = []
     for devices in (1, 2, 5, 10, 100):
         site = choose_site(rates, cores=8 * devices, devices=devices, rate=0.01)
@@ -177,7 +180,7 @@ def test_more_devices_and_more_cores_are_never_slower_but_for_the_critical_path(
         assert ends[-1] >= math.fsum(step.seconds for step in chain) * (1 - 1e-9)
         assert [step.kind for step in chain][-3:] == ["evaluate", "dice", "pages"]
         assert "02-train-pegasus" in chain[3].name  # it starts from its acute twin, which stands before it
-    assert all(later <= sooner * 1.001 for sooner, later in zip(ends, ends[1:], strict=False))
+    assert all(later <= sooner * 1.001 for sooner, later in itertools.pairwise(ends))
 
 
 def test_steps_share_cores_and_devices():
@@ -235,7 +238,7 @@ def test_what_does_not_fit_is_told(profile, rates, tmp_path, monkeypatch):
     schedule = run_on_paper(steps, TWO_CORES)
     told = plan.limits(profile, steps, schedule, TWO_CORES, root=tmp_path / "not made yet", elsewhere=False)
     assert len(told) >= 1
-    monkeypatch.setattr(plan, "memory_bytes", lambda: 1.5e9)
+    monkeypatch.setattr(plan, "total_bytes", lambda: 1.5e9)
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: plan.shutil._ntuple_diskusage(2e9, 1e9, 1e9))
     disk, memory = plan.limits(profile, steps, schedule, TWO_CORES, root=tmp_path, elsewhere=False)
     assert "has 1.0 GB free; give another ROOT" in disk
@@ -265,8 +268,8 @@ def test_the_plan_of_a_cluster_is_printed(capsys, tmp_path):
     assert plan.main([*words, "--devices", "10", "--rate", "40", "--cores", "64", "--patients", "10000"]) == 0
     text = capsys.readouterr().out
     assert "10000 patients" in text and "64 cores and 10 devices of 40 TFLOP/s" in text
-    kinds = [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0] in plan.KINDS]
-    assert kinds == list(plan.KINDS)
+    kinds = [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0] in costs.KINDS]
+    assert kinds == list(costs.KINDS)
 
 
 def test_devices_of_unknown_speed_are_refused(rates):

@@ -261,7 +261,8 @@ def scaling_patients(results: Path) -> str:
     header = ["profile", "patients", "core hours", "device hours", "hours", "scans (GB)", "preprocessed (GB)"]
     header += ["results (GB)", "files", "a training (GB)", "an evaluation (GB)", "an evaluation (hours)"]
     first = table.iloc[0]
-    text = f"*Hours* are on {first.devices} devices that reach {first.tflops:g} TFLOP/s (assumption) and {first.cores} cores."
+    place = f"{first.devices} devices that reach {first.tflops:g} TFLOP/s (assumption) and {first.cores} cores"
+    text = f"*Hours* are on {place}."
     return f"{text}\n\n{markdown(header, rows)}"
 
 

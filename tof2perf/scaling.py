@@ -1,7 +1,7 @@
 """How a run grows with patients, volume and filters: the tables of the book's page on scaling.
 
-``python -m tof2perf.scaling`` computes them from rates measured once (``make plan``'s ``--save``), which lie beside them
-in results/reference/scaling; a test checks that nothing is left to compute.
+``python -m tof2perf.scaling`` computes them from rates measured once (``--save`` of :mod:`tof2perf.plan`), which lie
+beside them in results/reference/scaling; a test checks that nothing is left to compute.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ import pandas as pd
 
 from tof2perf.arithmetic import count
 from tof2perf.cohort import write_table
-from tof2perf.plan import STEP_BYTES, choose_site, enlarged, patients, plan_steps, read_rates, run_on_paper
+from tof2perf.costs import STEP_BYTES, choose_site, enlarged, patients, plan_steps
+from tof2perf.plan import run_on_paper
 from tof2perf.profiles import load_profile
+from tof2perf.rates import read_rates
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "reference" / "scaling"
 PROFILES = ("laptop", "workstation", "paper")
