@@ -85,10 +85,11 @@ def test_counted_operations_are_those_that_a_real_step_does(network, training, s
 
 
 def test_full_size_is_counted_without_its_memory():
+    count(load_profile("smoke").network, (32, 32, 16))  # what is loaded the first time
     before = peak_gb()
     found = count(load_profile("paper").network, (256, 256, 128))
-    assert 4 * found.weights > 5e8 and found.activations > 1e9
-    assert peak_gb() - before < 0.4  # where the weights alone would take 0.7 GB
+    assert 4 * found.weights > 7e8 and 4 * found.activations > 1.6e9  # bytes
+    assert peak_gb() - before < 0.1
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------

@@ -139,7 +139,9 @@ def _alone(kind: str, folder: Path, name: str, lane: int, environment: dict[str,
     command = [sys.executable, "-m", "tof2perf.samples", kind, str(folder), name, str(lane)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        place = next((line for line in reversed(lines) if line.startswith("File ")), "")
+        last = f"{lines[-1]} ({place})" if place else lines[-1]
         raise RatesError(f"timing '{kind}' failed: {last}; free memory and disk, or give --rates of another machine")
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -195,8 +195,9 @@ def _evaluate(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, 
     from tof2perf.networks import UNetGenerator
     from tof2perf.weights import write_tensors
 
-    here, network = Workspace("sample", folder), sample.network
-    _thin(sample, folder, name)
+    here = Workspace("sample", folder)
+    every = _thin(sample, folder, name)
+    network = dataclasses.replace(sample.network, levels=sample.network.levels - int(math.log2(every)))
     generator = UNetGenerator(
         levels=network.levels, filters=network.generator_filters, mirrored=network.input == "tof+mirror"
     )
@@ -281,19 +282,23 @@ def _cells(notebook: str, parameters: dict[str, str], *, again: Sequence[str] = 
     return _Cells(first, repeated, imported)
 
 
-def _thin(sample: Profile, folder: Path, name: str) -> None:
-    """The first patient three times, one for each split, on a grid thinned until it has no more than GRID voxels."""
+def _thin(sample: Profile, folder: Path, name: str) -> int:
+    """The first patient three times, one for each split, on a grid thinned until it has no more than GRID voxels.
+
+    Returns:
+        Of how many voxels along an axis one is left.
+    """
     import numpy as np
     import pandas as pd
 
     from tof2perf.cohort import Workspace, preprocessed_path, read_volume, write_table, write_volume
 
     source, target = folder / "full", Workspace("sample", folder).preprocessed(name)
-    if (target / "participants.tsv").exists():
-        return
     every = 1
     while math.prod(sample.preprocessing.shape) / every**3 > GRID:
         every *= 2
+    if (target / "participants.tsv").exists():
+        return every
     splits = {"sub-0001": "test", "sub-0002": "train", "sub-0003": "validation"}
     for volume in ("tof", "mask", "tmax"):
         image = read_volume(preprocessed_path(source, "sub-0001", volume))
@@ -304,6 +309,7 @@ def _thin(sample: Profile, folder: Path, name: str) -> None:
             write_volume(preprocessed_path(target, patient, volume), values, affine)
     frame = pd.DataFrame({"participant_id": splits.keys(), "split": splits.values()})
     write_table(target / "participants.tsv", frame)
+    return every
 
 
 def _sizes(sample: Profile) -> list[tuple[tuple[int, ...], NetworkProfile]]:
