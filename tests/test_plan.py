@@ -8,12 +8,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from test_training import Network, Training
 from torch.utils.flop_counter import FlopCounterMode
 
-from tof2perf import costs, plan
+from tof2perf import costs, plan, scaling
 from tof2perf.arithmetic import count
 from tof2perf.cohort import CohortError, Workspace, write_json
 from tof2perf.costs import Phase, Site, Step, choose_site, plan_steps, share_out
@@ -244,6 +245,12 @@ def test_what_does_not_fit_is_told(profile, rates, tmp_path, monkeypatch):
     disk, memory = plan.limits(profile, steps, schedule, TWO_CORES, root=tmp_path, elsewhere=False)
     assert "has 1.0 GB free; give another ROOT" in disk
     assert "this machine has 1.5 GB" in memory and "make -j1" in memory
+
+
+@pytest.mark.parametrize("name", scaling.TABLES)
+def test_the_tables_of_the_page_on_scaling_are_what_the_plan_computes(name):
+    stored = pd.read_csv(scaling.FOLDER / f"{name}.csv")
+    pd.testing.assert_frame_equal(scaling.TABLES[name](), stored, rtol=1e-3, check_dtype=False)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
