@@ -24,7 +24,7 @@ from tof2perf.memory import peak_gb
 from tof2perf.phantom.patient import simulate_cohort
 from tof2perf.pix2pix import Pix2Pix
 from tof2perf.plan import run_on_paper
-from tof2perf.preprocess import preprocess_cohort
+from tof2perf.preprocess import preprocess_patient
 from tof2perf.profiles import load_profile
 from tof2perf.rates import RatesError, read_rates
 
@@ -201,24 +201,24 @@ def test_steps_share_cores_and_devices():
 # --- against what is there --------------------------------------------------------------------------------------------
 
 
-def test_disk_is_that_of_a_real_cohort(tmp_path, rates):
-    """The measured patients' files, scaled up, fit another cohort: as many files, as many bytes within a tenth."""
+def test_disk_is_that_of_a_real_cohort(tmp_path):
+    """What the timed patients left fits others: as many files, as many bytes within a tenth."""
     smoke = load_profile("smoke")
-    measured = read_rates(RATES / "smoke.json", "smoke")
-    here, acute = Workspace("smoke", tmp_path), smoke.cohorts["acute"]
-    few = dataclasses.replace(acute, train=1, validation=1, test=1)
-    folder = here.cohort("acute")
-    simulate_cohort(folder, "acute", cohort=few, phantom=smoke.phantom, seed=smoke.seed, jobs=1)
-    preprocess_cohort(folder, here.preprocessed("acute"), settings=smoke.preprocessing, jobs=1)
+    rates = read_rates(RATES / "smoke.json", "smoke")
+    here, few = Workspace("smoke", tmp_path), dataclasses.replace(smoke.cohorts["acute"], train=1, validation=1, test=1)
+    folder, prepared = here.cohort("acute"), here.preprocessed("acute")
+    # Other patients than the timed ones, which had the profile's seed.
+    simulate_cohort(folder, "acute", cohort=few, phantom=smoke.phantom, seed=smoke.seed + 1, jobs=1)
+    preprocess_patient(folder, "sub-0002", prepared, settings=smoke.preprocessing)
     counts = {"acute": {"train": 1, "validation": 1, "test": 1}}
-    steps = {step.kind: step for step in plan_steps(smoke, measured, TWO_CORES, counts)[:2]}
-    oracle_gb = measured.oracle_gb["acute"]
-    for kind, place, besides in (("simulate", folder, oracle_gb), ("preprocess", here.preprocessed("acute"), 0.0)):
-        files = [path for path in place.rglob("*") if path.is_file()]
-        total = math.fsum(path.stat().st_size for path in files) / 1e9
-        assert steps[kind].disk_gb - besides == pytest.approx(total, rel=0.1), kind
-        expected = steps[kind].files - (len(MAPS) if kind == "simulate" else 0)
-        assert abs(expected - len(files)) <= 8, kind  # descriptions and tables of the cohort
+    simulate, preprocess, *_ = plan_steps(smoke, rates, TWO_CORES, counts)
+    for place, planned_gb, planned_files in (
+        (folder, simulate.disk_gb - rates.oracle_gb["acute"], simulate.files - len(MAPS)),
+        (prepared, preprocess.disk_gb / 3, preprocess.files // 3),
+    ):
+        sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
+        assert planned_gb == pytest.approx(math.fsum(sizes) / 1e9, rel=0.1)
+        assert abs(planned_files - len(sizes)) <= 8  # descriptions and tables of the cohort
 
 
 def test_a_finished_run_is_compared_by_kind(tmp_path, profile, rates):
