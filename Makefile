@@ -178,7 +178,7 @@ endif
 
 # --- what a reader calls ----------------------------------------------------------------------------------------------
 BUILDS := paper book figure1 figure2 figure3 figure4 appendix4 distributions table1 dice
-.PHONY: FORCE build help smoke test bench chaos check verify status lint lock lab truth spread clean clean-all $(BUILDS)
+.PHONY: FORCE build help smoke test bench chaos plan check verify status lint lock lab truth spread clean clean-all $(BUILDS)
 
 ifndef INSIDE
 # One make at a time works in a results folder: what follows runs inside a lock on it.
@@ -243,6 +243,10 @@ bench: | environment  ## time and memory of simulation, deconvolution and the tr
 
 chaos: | environment  ## every fault that long runs meet, on copies of a smoke run, and what the next make does: a matrix
 	@$(PYTHON) tests/chaos.py$(if $(ONLY), --only '$(ONLY)')
+
+plan: | environment  ## before anything runs: patients, steps, disk, memory, hours; here, or with DEVICES= RATE= (TFLOP/s) JOBS= elsewhere
+	@$(PYTHON) -m tof2perf.plan --profile $(PROFILE) --root $(ROOT) --cores $(CORES)$(if $(DATA), --data $(DATA))$(if \
+	    $(DEVICES), --devices $(DEVICES))$(if $(RATE), --rate $(RATE))$(if $(JOBS), --jobs $(JOBS))
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 ifdef INSIDE

@@ -17,10 +17,11 @@ import torch
 from released_step import ReleasedStep
 from torch import Tensor, nn
 
+from tof2perf.arithmetic import count
 from tof2perf.devices import keep_freed_memory, make_fabric
 from tof2perf.losses import ssim
 from tof2perf.pix2pix import Pix2Pix
-from tof2perf.profiles import load_profile
+from tof2perf.profiles import NetworkProfile, load_profile
 
 SIZES = {
     "64x64x32, 16 filters": ((64, 64, 32), 16, 5),
@@ -33,17 +34,20 @@ PRODUCT = 2048  # rows and columns of the matrices
 GROUPS = ("first layer", "middle layers", "bottleneck", "up path", "last layer", "discriminator", "SSIM", "optimiser")
 
 
+def sized(size: str) -> NetworkProfile:
+    """The networks of the profile laptop at another size."""
+    _, filters, levels = SIZES[size]
+    network = load_profile("laptop").network
+    return dataclasses.replace(network, levels=levels, generator_filters=filters, discriminator_filters=filters)
+
+
 def build(size: str, **options) -> tuple[Pix2Pix, Tensor, Tensor]:
     """A model of the profile laptop at another size, and one pair of random volumes."""
-    shape, filters, levels = SIZES[size]
-    profile = load_profile("laptop")
-    network = dataclasses.replace(
-        profile.network, levels=levels, generator_filters=filters, discriminator_filters=filters
-    )
-    training = dataclasses.replace(profile.training, device="cpu", **options)
+    shape = SIZES[size][0]
+    training = dataclasses.replace(load_profile("laptop").training, device="cpu", **options)
     if size != FULL:
         keep_freed_memory()
-    model = Pix2Pix(network, training, seed=1, fabric=make_fabric(training))
+    model = Pix2Pix(sized(size), training, seed=1, fabric=make_fabric(training))
     tof, target = torch.rand((2, 1, 1, *shape), generator=torch.Generator().manual_seed(0)) * 2 - 1
     return model, tof, target
 
@@ -52,32 +56,19 @@ def rounds(size: str) -> dict[str, int]:
     return {"rounds": 20 if size == SMALLER[0] else 5, "warmup_rounds": 2, "iterations": 1}
 
 
-def arithmetic(block: nn.Module, passes: int, coarse: tuple[int, ...]) -> int:
-    """Operations of a convolution: every weight meets every voxel of the coarser grid (or of the answers)."""
-    weights = next(module for module in block.modules() if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)).weight
-    voxels = coarse[0] * coarse[1] * coarse[2]
-    return 2 * passes * weights.numel() * voxels
-
-
 def step_arithmetic(size: str) -> dict[str, int]:
-    """Operations a step of each group, from the shapes of weights and volumes."""
-    (shape, _, levels), (model, _, _) = SIZES[size], build(size)
-    halved = [tuple(length >> level for length in shape) for level in range(levels + 1)]
+    """Operations a step of each group, counted on the networks' shapes."""
+    shape, _, levels = SIZES[size]
     found = dict.fromkeys(GROUPS, 0)
-    for level, block in enumerate(model.generator.down, start=1):
-        group = "first layer" if level == 1 else "bottleneck" if level == levels else "middle layers"
-        found[group] += arithmetic(block, 2 if level == 1 else 3, halved[level])
-    for step, block in enumerate(model.generator.up):
-        found["bottleneck" if step == 0 else "up path"] += arithmetic(block, 3, halved[levels - step])
-    found["last layer"] = arithmetic(model.generator.output, 3, halved[1])
-    # Twice (real, generated) forward and backward for its own weights, once forward and back for the generator.
-    first, *others = model.discriminator.down
-    found["discriminator"] = arithmetic(first, 4, halved[1]) + 2 * arithmetic(first, 1, halved[1])
-    for level, block in enumerate(others, start=2):
-        found["discriminator"] += arithmetic(block, 8, halved[level])
-    patches = halved[model.discriminator.layers]
-    for shrunk, block in ((1, model.discriminator.wide), (2, model.discriminator.output)):
-        found["discriminator"] += arithmetic(block, 8, tuple(length - shrunk for length in patches))
+    for layer, operations in count(sized(size), shape).step.items():
+        groups = {
+            "down.0": "first layer",
+            f"down.{levels - 1}": "bottleneck",
+            "up.0": "bottleneck",
+            "output": "last layer",
+            "discriminator": "discriminator",
+        }
+        found[groups.get(layer, "middle layers" if layer.startswith("down") else "up path")] += operations
     return found
 
 

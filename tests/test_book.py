@@ -225,8 +225,13 @@ def test_the_colophon_has_commit_versions_hashes_and_running_times(site):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_no_page_of_the_book_has_a_typed_result(name):
-    text = (REPOSITORY / "notebooks" / "book" / name).read_text(encoding="utf-8")
-    assert numbers.render(text, Path("/nowhere")).count(numbers.ABSENT) == text.count("<!-- numbers: ")
+    page = REPOSITORY / "notebooks" / "book" / name
+    text = page.read_text(encoding="utf-8")
+    if page in numbers.FILLED:  # its tables belong to no run, and are read on their own too
+        assert numbers.render(text, Path("/nowhere")) == text, "run python -m tof2perf.numbers"
+        text = numbers.MARK.sub("", text)
+    else:
+        assert numbers.render(text, Path("/nowhere")).count(numbers.ABSENT) == text.count("<!-- numbers: ")
     typed = [word for word in text.split() if "0." in word or word.rstrip(".,").endswith("%")]
     assert not typed, f"{name}: {typed}: give the number a mark of tof2perf/numbers.py"
 

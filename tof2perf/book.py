@@ -188,7 +188,7 @@ def _chapters(steps: list[str], source: Path) -> str:
         "The paper, step by step": story,
         "Explore": explore,
         "Audit": [f"notebooks/{AUDIT}"] if AUDIT in steps else [],
-        "About": ["use", "colophon"],
+        "About": ["use", "scaling", "colophon"],
     }
     trees = (
         f"```{{toctree}}\n:caption: {caption}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
