@@ -134,9 +134,9 @@ $(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phan
 $(call lesson,patient,,,patient.csv)
 endif
 $(call lesson,gan,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax,,$(call described,$(FIRST)))
-$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),,$(call described,$(FIRST)))
-$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 05-table1,metrics_findings.csv,$(strip \
-    results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
+$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS) 04-dice,,$(call described,$(FIRST)))
+$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) 02-train-$(FIRST)-tmax $(TMAX) 04-dice 05-table1,metrics_findings.csv,$(strip \
+    data/published results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
 $(call lesson,hyperparameters,-p profile smoke,,)
 $(call lesson,ablations,-p profile smoke,,)
 
