@@ -163,11 +163,11 @@ $(call lesson,perfusion,,,perfusion_methods.csv)
 $(call lesson,phantom,,$(foreach c,$(COHORTS),00-simulate-$(c)),phantom.csv phantom_patients.csv)
 $(call lesson,patient,,,patient.csv)
 endif
-$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS),,$(call described,$(FIRST)))
+$(call lesson,browse,-p cohort $(FIRST),$(PREPARED) $(TMAX) $(OTHERS) 04-dice,,$(call described,$(FIRST)))
 ifneq ($(call model,$(filter $(FIRST)/tmax/%,$(MAPS))),all)  # these look into the model of one map
 $(call lesson,gan,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL),,$(call described,$(FIRST)))
-$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL) $(TMAX) 05-table1,metrics_findings.csv,$(strip \
-    results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
+$(call lesson,metrics,-p cohort $(FIRST),$(PREPARED) $(TMAX_MODEL) $(TMAX) 04-dice 05-table1,metrics_findings.csv,$(strip \
+    data/published results/reference/$(PROFILE)/ablations $(call described,$(FIRST))))
 endif
 $(call lesson,hyperparameters,-p profile smoke,,)
 $(call lesson,ablations,-p profile smoke,,)
