@@ -78,6 +78,17 @@ def test_a_command_under_the_lock_ends_with_the_make_that_called_it(tmp_path):
     parent.communicate()
 
 
+def test_a_launched_job_ends_with_the_step_that_launched_it():
+    code = (
+        "from tof2perf.launching import launch; launch(['nice'], ['sh', '-c', 'echo $$; exec sleep 3600'], name='job')"
+    )
+    parent = start(sys.executable, "-c", code)
+    job = int(parent.stdout.readline())
+    parent.kill()
+    assert ends(job)
+    parent.communicate()
+
+
 def test_a_process_is_told_to_end_when_its_parent_was_killed_and_may_tidy_up():
     code = (
         "import os, signal, sys, time; from tof2perf.workers import end_with\n"

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 
+from tof2perf.workers import end_with_parent_after_exec
+
 PATIENCE_S = 20.0  # for a launcher to end its job after the first interrupt; Slurm's own patience is 5 to 30 s
 
 
@@ -26,7 +28,13 @@ def launch(launcher: list[str], command: list[str], *, name: str) -> None:
     """
     environment = os.environ | {"SLURM_JOB_NAME": name}
     try:
-        job = subprocess.Popen([*launcher, *command], stdin=subprocess.DEVNULL, env=environment)
+        # A launcher whose step was killed would let its job go on. (Safe here: the one other thread only sleeps.)
+        job = subprocess.Popen(
+            [*launcher, *command],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            preexec_fn=end_with_parent_after_exec,
+        )
     except OSError as error:
         raise JobError(f"{name}: {(launcher or command)[0]} cannot be started ({error.strerror}); see RUN") from None
     try:
