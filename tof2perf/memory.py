@@ -9,11 +9,22 @@ from pathlib import Path
 def peak_gb() -> float:
     """Largest resident memory of this process so far; what Linux's getrusage says began in the parent."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+        return _status_gb("VmHWM")
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def resident_gb() -> float:
+    """Resident memory of this process now; where the system does not say, the largest so far."""
+    with contextlib.suppress(OSError, StopIteration):
+        return _status_gb("VmRSS")
+    return peak_gb()
+
+
+def _status_gb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024 / 1e9
 
 
 def free_bytes() -> float:

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from tof2perf.arithmetic import count
-from tof2perf.cohort import CohortError
+from tof2perf.cohort import CohortError, write_table
 from tof2perf.costs import KINDS, STORED_BYTES, Site, Step, available_cores, choose_site, enlarged, patients, plan_steps
 from tof2perf.memory import total_bytes
 from tof2perf.profiles import Profile, ProfileError, load_profile
@@ -205,8 +207,9 @@ def against(folder: Path, steps: Sequence[Step], schedule: Schedule) -> list[lis
     return rows
 
 
-AGAINST = ["kind", "steps", "seconds planned", "taken", "ratio", "GB planned", "taken", "ratio"]
-AGAINST += ["disk planned (GB)", "taken", "ratio"]
+AGAINST = ["kind", "steps"] + [
+    f"{what}, {which}" for what in ("seconds", "memory (GB)", "disk (GB)") for which in ("planned", "taken", "ratio")
+]
 
 
 def text_table(header: list[str], rows: list[list[str]]) -> str:
@@ -233,6 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rates", type=Path, help="measured before, with --save")
     parser.add_argument("--save", type=Path, help="keep what is measured in this file")
     parser.add_argument("--against", type=Path, help="compare with a finished run, a folder under results")
+    parser.add_argument("--save-against", type=Path, help="keep that comparison in this table")
     found = parser.parse_args(arguments)
     try:
         return _report(found)
@@ -279,8 +283,15 @@ def _report(found: argparse.Namespace) -> int:
     for line in limits(profile, steps, schedule, site, root=found.root, elsewhere=bool(found.rate)):
         print(line)
     if found.against:
+        compared = pd.DataFrame(against(found.against, steps, schedule), columns=AGAINST)
         print()
-        print(text_table(AGAINST, against(found.against, steps, schedule)))
+        print(text_table(AGAINST, compared.to_numpy().tolist()))
+        if found.save_against:
+            compared.insert(0, "run", profile.name)
+            if found.save_against.is_file():
+                others = pd.read_csv(found.save_against, dtype=str, keep_default_na=False)
+                compared = pd.concat([others[others.run != profile.name], compared])
+            write_table(found.save_against, compared)
     return 0
 
 

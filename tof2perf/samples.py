@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tof2perf.memory import free_bytes, peak_gb
+from tof2perf.memory import free_bytes, peak_gb, resident_gb
 from tof2perf.profiles import NetworkProfile, Profile, load_profile
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -102,6 +102,7 @@ def _preprocess(sample: Profile, folder: Path, name: str, lane: int) -> dict[str
 
     spent = _each(make, most=len(patients))
     gb, files = _on_disk(target)
+    _thin(sample, folder, name)
     return {
         "seconds": math.fsum(spent[1:]) / (len(spent) - 1) if len(spent) > 1 else spent[0],
         "gb_per_voxel": gb / len(spent) / math.prod(sample.preprocessing.shape),
@@ -114,21 +115,23 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
     import torch
 
     from tof2perf.arithmetic import count
+    from tof2perf.cohort import Workspace
     from tof2perf.dataset import PairDataset
     from tof2perf.devices import keep_freed_memory, make_fabric
+    from tof2perf.networks import UNetGenerator
     from tof2perf.pix2pix import Pix2Pix
     from tof2perf.training import SMALL, validate
     from tof2perf.weights import write_tensors
 
     imports = time.process_time()
-    _thin(sample, folder, name)
-    pairs_folder = folder / "data" / "preprocessed" / "sample" / name
+    here = Workspace("sample", folder)
+    pairs_folder = here.preprocessed(name)
     pairs = PairDataset(pairs_folder, ["sub-0001", "sub-0002"], "tmax")
     # Small volumes leave gaps in memory, so what a pair takes is measured on many.
-    more, before, began = max(2, 2**21 // pairs.tofs[0].numel()), peak_gb(), time.process_time()
+    more, before, began = max(2, 2**21 // pairs.tofs[0].numel()), resident_gb(), time.process_time()
     crowd = PairDataset(pairs_folder, ["sub-0003"] * min(more, CROWD), "tmax")
     read = (time.process_time() - began) / len(crowd) / pairs.tofs[0].numel()
-    pair_bytes = (peak_gb() - before) * 1e9 / len(crowd) / pairs.tofs[0].numel()
+    pair_bytes = (resident_gb() - before) * 1e9 / len(crowd) / pairs.tofs[0].numel()
     del crowd
     training = dataclasses.replace(sample.training, devices=1, batch=1)
     fabric = make_fabric(training)
@@ -139,6 +142,8 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
     if device != "cpu" and lane:
         return found
     found["device_name"] = torch.cuda.get_device_name() if device == "cuda" else device
+    if device == "cpu" and math.prod(sample.preprocessing.shape) <= SMALL:  # as the profile's own size would
+        keep_freed_memory()
     measured: list[tuple[float, float]] = []  # operations and seconds of a step
     held: list[tuple[float, float]] = []  # values that leave layers, and bytes
     for shape, network in _sizes(sample):
@@ -154,8 +159,6 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
             needed = 16 * costs.weights + 8 * costs.activations
             if expected > LONGEST_S or (device == "cpu" and needed > SHARE * free_bytes()):
                 break
-        if device == "cpu" and math.prod(shape) <= SMALL:
-            keep_freed_memory()
         model = Pix2Pix(network, training, seed=1, fabric=fabric)
         noise = torch.Generator().manual_seed(0)
         tof, target = (torch.rand((2, 1, 1, *shape), generator=noise) * 2 - 1).to(fabric.device)
@@ -184,6 +187,13 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
     write_tensors(folder / "checkpoint", model.state(), {})
     found["checkpoint_s"] = (time.process_time() - began) / (folder / "checkpoint").stat().st_size
     (folder / "checkpoint").unlink()
+    # What evaluation needs: a generator that has learned nothing, as deep as the thinned volumes allow.
+    network = thinned_network(sample)
+    generator = UNetGenerator(
+        levels=network.levels, filters=network.generator_filters, mirrored=network.input == "tof+mirror"
+    )
+    header = {"map": "tmax", "cohort": name, "network": dataclasses.asdict(network)}
+    write_tensors(here.model(name, "tmax") / "generator.safetensors", generator.state_dict(), header)
     return found
 
 
@@ -193,24 +203,14 @@ def _evaluate(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, 
     from tof2perf.cohort import Workspace
     from tof2perf.dataset import load_pair
     from tof2perf.inference import generate, load_generator
-    from tof2perf.networks import UNetGenerator
-    from tof2perf.weights import write_tensors
 
-    here = Workspace("sample", folder)
-    every = _thin(sample, folder, name)
-    network = dataclasses.replace(sample.network, levels=sample.network.levels - int(math.log2(every)))
-    generator = UNetGenerator(
-        levels=network.levels, filters=network.generator_filters, mirrored=network.input == "tof+mirror"
-    )
-    header = {"map": "tmax", "cohort": name, "network": dataclasses.asdict(network)}
-    write_tensors(here.model(name, "tmax") / "generator.safetensors", generator.state_dict(), header)
-    weights_gb = 4e-9 * sum(weight.numel() for weight in generator.parameters())
-    del generator
+    here, network = Workspace("sample", folder), thinned_network(sample)
     tof, _, mask, _ = load_pair(here.preprocessed(name), "sub-0001", "tmax")
     given = {"profile": str(folder / "sample.yaml"), "root": str(folder), "cohort": name}
     evaluation = _cells("03-evaluate", given, again=("baselines", "predictions"))
     peak = peak_gb()
     generator = load_generator(here.model(name, "tmax"))
+    weights_gb = 4e-9 * sum(weight.numel() for weight in generator.parameters())
     generate(generator, tof, mask, "tmax")
     began = time.process_time()
     generate(generator, tof, mask, "tmax")
@@ -283,12 +283,8 @@ def _cells(notebook: str, parameters: dict[str, str], *, again: Sequence[str] = 
     return _Cells(first, repeated, imported)
 
 
-def _thin(sample: Profile, folder: Path, name: str) -> int:
-    """The first patient three times, one for each split, on a grid thinned until it has no more than GRID voxels.
-
-    Returns:
-        Of how many voxels along an axis one is left.
-    """
+def _thin(sample: Profile, folder: Path, name: str) -> None:
+    """The first patient three times, one for each split, on a grid of no more than GRID voxels."""
     import numpy as np
     import pandas as pd
 
@@ -296,11 +292,7 @@ def _thin(sample: Profile, folder: Path, name: str) -> int:
     from tof2perf.storage import write_table, write_volume
 
     source, target = folder / "full", Workspace("sample", folder).preprocessed(name)
-    every = 1
-    while math.prod(sample.preprocessing.shape) / every**3 > GRID:
-        every *= 2
-    if (target / "participants.tsv").exists():
-        return every
+    every = 2 ** halvings(sample)
     splits = {"sub-0001": "test", "sub-0002": "train", "sub-0003": "validation"}
     for volume in ("tof", "mask", "tmax"):
         image = read_volume(preprocessed_path(source, "sub-0001", volume))
@@ -311,7 +303,16 @@ def _thin(sample: Profile, folder: Path, name: str) -> int:
             write_volume(preprocessed_path(target, patient, volume), values, affine)
     frame = pd.DataFrame({"participant_id": splits.keys(), "split": splits.values()})
     write_table(target / "participants.tsv", frame)
-    return every
+
+
+def halvings(sample: Profile) -> int:
+    """How often every other voxel must be left out along each axis, until no more than GRID are left."""
+    return max(0, math.ceil(math.log2(math.prod(sample.preprocessing.shape) / GRID) / 3))
+
+
+def thinned_network(sample: Profile) -> NetworkProfile:
+    """The profile's network, less deep by the levels for which a thinned volume is too small."""
+    return dataclasses.replace(sample.network, levels=sample.network.levels - halvings(sample))
 
 
 def _sizes(sample: Profile) -> list[tuple[tuple[int, ...], NetworkProfile]]:
