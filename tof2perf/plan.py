@@ -18,11 +18,12 @@ from pathlib import Path
 import pandas as pd
 
 from tof2perf.arithmetic import count
-from tof2perf.cohort import CohortError, write_table
+from tof2perf.cohort import CohortError
 from tof2perf.costs import KINDS, STORED_BYTES, Site, Step, available_cores, choose_site, enlarged, patients, plan_steps
 from tof2perf.memory import total_bytes
 from tof2perf.profiles import Profile, ProfileError, load_profile
 from tof2perf.rates import RatesError, measure, read_rates
+from tof2perf.storage import write_table
 
 ROOM = 0.9  # of memory and disk that a run may take before it is warned about
 
