@@ -34,7 +34,8 @@ ACTIVE := $(firstword $(foreach env,$(VIRTUAL_ENV) $(CONDA_PREFIX),$(if \
 ## PYTHON=         interpreter with the packages of requirements-lock.txt
 PYTHON ?= $(if $(ACTIVE),$(ACTIVE)/bin/python,.venv/bin/python)
 
-CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# Without its variable nproc counts the cores: it would take a caller's threads for them.
+CORES := $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Five models train at once, so each step gets a fifth of the cores.
 THREADS := $(shell threads=$$(($(CORES) / 5)); echo $$((threads > 0 ? threads : 1)))
 export OMP_NUM_THREADS := $(THREADS)

@@ -141,6 +141,24 @@ def test_an_interrupt_leaves_no_job_and_no_process(queue, copy, smoke_run, numbe
     assert numbers(copy) == numbers(smoke_run)
 
 
+def test_a_step_that_is_killed_takes_its_job_along(queue, copy):
+    """kill -9 leaves the step no time to end its job: the system has to tell srun."""
+    forget(copy, "03-evaluate-acute-mtt")
+    process = start(copy, queue, "paper")
+    wait(lambda: "03-evaluate-acute-mtt" in jobs(queue), "the job")
+    runner = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"--by" in (words := path.read_bytes()) and b"03-evaluate-acute-mtt" in words and b"python" in words
+    ]
+    for number in runner:
+        os.kill(number, signal.SIGKILL)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode != 0
+    wait(lambda: jobs(queue) == [], "an empty queue")
+    wait(lambda: processes(copy) == [], "the end of all processes")
+
+
 def test_each_job_has_a_device_of_its_own(queue, tmp_path):
     """Two stand-ins for GPUs, three jobs at once: two differ, the third waits."""
     script = (

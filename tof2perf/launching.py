@@ -1,6 +1,7 @@
 """Give work to another program, such as Slurm's ``srun``, and stay in command of it until it has ended."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -28,12 +29,13 @@ def launch(launcher: list[str], command: list[str], *, name: str) -> None:
     """
     environment = os.environ | {"SLURM_JOB_NAME": name}
     try:
-        # A launcher whose step was killed would let its job go on. (Safe here: the one other thread only sleeps.)
+        # A launcher whose step was killed would let its job go on; srun ends it at SIGINT alone. (Safe here: the one
+        # other thread only sleeps.)
         job = subprocess.Popen(
             [*launcher, *command],
             stdin=subprocess.DEVNULL,
             env=environment,
-            preexec_fn=end_with_parent_after_exec,
+            preexec_fn=functools.partial(end_with_parent_after_exec, signal.SIGINT),
         )
     except OSError as error:
         raise JobError(f"{name}: {(launcher or command)[0]} cannot be started ({error.strerror}); see RUN") from None

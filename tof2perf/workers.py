@@ -35,14 +35,14 @@ def tied() -> dict[str, Any]:
     return {"initializer": end_with, "initargs": (os.getpid(),)}
 
 
-def end_with_parent_after_exec() -> None:
-    """Have the system send SIGTERM to this process when its parent ends, also after it has become another program.
+def end_with_parent_after_exec(number: int = signal.SIGTERM) -> None:
+    """Have the system send a signal to this process when its parent ends, also after it has become another program.
 
     Linux only: elsewhere nothing happens. The parent must not be a thread that ends before its process.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before it could be watched
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
