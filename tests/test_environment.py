@@ -159,11 +159,25 @@ def test_a_run_of_one_public_cohort_has_no_simulation_no_twin_and_no_appendix(tm
     assert done.returncode != 0 and "10-appendix4: no cohort of this run (isles24) has what it shows" in done.stderr
 
 
-def test_the_prefix_for_a_cluster_stands_before_heavy_steps_alone(tmp_path):
+def test_heavy_steps_alone_go_through_a_launcher_and_cohorts_are_shared_by_jobs(tmp_path):
     shown = make("-n", "paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", "RUN=srun -q").stdout.splitlines()
-    steps = {line.split(" run ")[1].split()[0]: line.startswith("srun -q ") for line in shown if " run " in line}
+    steps = {line.split(" run ")[1].split()[0]: line.split(" run ")[0] for line in shown if " run " in line}
     assert len(steps) == 35
-    assert {name for name, prefixed in steps.items() if prefixed} == {n for n in steps if n < "04"}
+    assert {name for name, words in steps.items() if "--by" in words} == {name for name in steps if name < "04"}
+    assert {name for name, words in steps.items() if "--by RUN_GPU" in words} == {n for n in steps if n[:2] == "02"}
+    parts = [line.split(" part ")[1].split()[:2] for line in shown if " part " in line]
+    shared = ("00-simulate-acute", "00-simulate-pegasus", "01-preprocess-acute", "01-preprocess-pegasus")
+    assert sorted(parts) == sorted([f"{k}/8", name] for name in shared for k in range(1, 9))
+
+
+def test_a_site_says_once_what_each_kind_of_step_gets(tmp_path):
+    site = tmp_path / "site.mk"
+    site.write_text("RUN_CPU = srun -p cpu\nRUN_GPU = srun -p gpu\nPARTS = 2\n")
+    words = ("paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", f"SITE={site}", "INSIDE=1")
+    line = ["--eval", "show: ; @echo $$RUN_CPU / $$RUN_GPU / $(PARTS)", "show"]
+    assert make("-s", *words[1:], *line).stdout.strip() == "srun -p cpu / srun -p gpu / 2"
+    assert make("-s", *words[1:], "RUN=env", *line).stdout.strip() == "env / env / 2"
+    assert make("-s", *words[1:-2], "INSIDE=1", *line).stdout.strip() == "/ / 1"
 
 
 @pytest.mark.parametrize("target", ["clean", "clean-all"])

@@ -58,6 +58,7 @@ def test_an_interrupt_ends_the_job_and_whoever_waits_for_it(tmp_path, number):
         [*PYTHON, waiting, job, str(begun), str(ended)],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if pytest runs in the background
     )
     while not begun.exists():
         assert process.poll() is None

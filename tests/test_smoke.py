@@ -150,6 +150,17 @@ def test_a_run_agrees_with_itself_and_not_with_another(copy, paper, tmp_path):
     assert done.returncode != 0 and "differs" in done.stdout
 
 
+def test_one_generator_for_all_maps_is_a_switch_of_the_profile(copy, paper):
+    profile = copy / "notebooks" / "profiles" / "smoke.yaml"
+    before = profile.read_text()
+    profile.write_text(before.replace("together: false", "together: true"))
+    done = make(copy, "figure1", "figure2")
+    profile.write_text(before)
+    ran = started(done)
+    assert {"02-train-acute-all", "03-evaluate-acute-tmax", "06-figure1", "07-figure2"} <= ran
+    assert not {name for name in ran if name.startswith("02-train") and not name.endswith("-all")}
+
+
 def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named(copy, paper):
     make(copy, "paper")
     returned = copy / "data" / "rating" / "smoke"
@@ -162,16 +173,6 @@ def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named
     shutil.copy(paper / "rating" / "maps" / first.name, returned)
     assert "04-dice" in started(make(copy, "dice"))
     assert "edited by a blinded rater" in (paper / "tables" / "dice.csv").read_text()
-
-
-def test_one_generator_for_all_maps_is_a_switch_of_the_profile(copy, paper):
-    profile = copy / "notebooks" / "profiles" / "smoke.yaml"
-    before = profile.read_text()
-    profile.write_text(before.replace("together: false", "together: true"))
-    ran = started(make(copy, "figure1", "figure2"))
-    profile.write_text(before)
-    assert {"02-train-acute-all", "03-evaluate-acute-tmax", "06-figure1", "07-figure2"} <= ran
-    assert not {name for name in ran if name.startswith("02-train") and not name.endswith("-all")}
 
 
 # --- a third cohort, public and of another modality -----------------------------------------------------------------

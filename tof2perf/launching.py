@@ -1,7 +1,6 @@
 """Give work to another program, such as Slurm's ``srun``, and stay in command of it until it has ended."""
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
@@ -35,7 +34,7 @@ def launch(launcher: list[str], command: list[str], *, name: str) -> None:
             [*launcher, *command],
             stdin=subprocess.DEVNULL,
             env=environment,
-            preexec_fn=functools.partial(end_with_parent_after_exec, signal.SIGINT),
+            preexec_fn=_listen_to_interrupts,
         )
     except OSError as error:
         raise JobError(f"{name}: {(launcher or command)[0]} cannot be started ({error.strerror}); see RUN") from None
@@ -56,6 +55,12 @@ def launch(launcher: list[str], command: list[str], *, name: str) -> None:
     if code:
         ended = f"signal {-code}" if code < 0 else f"code {code}"
         raise JobError(f"{name}: stopped with {ended}, cancelled or out of time or memory; run make again to go on")
+
+
+def _listen_to_interrupts() -> None:
+    """In the launched process: what a shell starts in the background ignores interrupts, and so would the launcher."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent_after_exec(signal.SIGINT)
 
 
 def use_the_jobs_cores() -> None:
