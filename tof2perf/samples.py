@@ -345,8 +345,8 @@ def _line(measured: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _on_disk(folder: Path) -> tuple[float, int]:
-    """GB and number of the files in a folder."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    """GB and number of the patients' files in a folder; a cohort has few others."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file() and "sub-" in str(path)]
     return math.fsum(sizes) / 1e9, len(sizes)
 
 
