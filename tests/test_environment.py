@@ -1,5 +1,6 @@
 """One lock file, from which every environment is made; a Makefile that says clearly what it cannot do."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import benchmark_tables
 import pytest
 import yaml
 
@@ -187,6 +189,12 @@ def test_cleaning_spares_what_took_long_or_belongs_to_the_user(target):
     assert "results/laptop/models" not in removed and "data" not in removed and "results" not in removed
     assert ("data/simulated" in shown) == (target == "clean-all")
     assert "! -name reference" in shown or target == "clean"
+
+
+def test_the_table_of_benchmarks_is_that_of_what_was_measured():
+    reference = REPOSITORY / "results" / "reference" / "laptop"
+    measured = json.loads((reference / "benchmarks.json").read_text(encoding="utf-8"))
+    assert f"{benchmark_tables.tables(measured)}\n" == (reference / "benchmarks.md").read_text(encoding="utf-8")
 
 
 def test_every_number_in_the_tables_of_the_readme_is_that_of_the_reference_results():
