@@ -2,7 +2,8 @@
 
 What it does differently (facts about the released code, see the README): batch normalisation; the discriminator ends in
 a sigmoid and its loss takes logits; the generated volume is not detached, so the discriminator's loss, the adversarial
-loss and the reconstruction loss each run back through the generator; SSIM is computed in NumPy.
+loss and the reconstruction loss each run back through the generator; SSIM is computed in NumPy, in double precision;
+every backward pass keeps its graph, which is let go only when the next step has built its own.
 """
 
 import torch
@@ -64,23 +65,27 @@ class ReleasedStep:
             self.discriminator = discriminator(filters=filters)
         self.g_adam = torch.optim.Adam(self.generator.parameters(), lr=1e-4, betas=(0.5, 0.999))
         self.d_adam = torch.optim.Adam(self.discriminator.parameters(), lr=1e-5, betas=(0.5, 0.999))
+        self.kept: tuple[Tensor, ...] = ()  # what the variables of the released loop hold on to until the next step
 
     def __call__(self, tof: Tensor, target: Tensor) -> float:
         generated = self.generator(tof)
+        real = _against(self.discriminator(torch.cat([tof, target], dim=1)), 1.0)
+        fake = _against(self.discriminator(torch.cat([tof, generated], dim=1)), 0.0)
 
         self.d_adam.zero_grad()
-        _against(self.discriminator(torch.cat([tof, target], dim=1)), 1.0).backward()
-        _against(self.discriminator(torch.cat([tof, generated], dim=1)), 0.0).backward(retain_graph=True)
+        real.backward(retain_graph=True)
+        fake.backward(retain_graph=True)
         self.d_adam.step()
 
-        self.g_adam.zero_grad()
-        _against(self.discriminator(torch.cat([tof, generated], dim=1)), 1.0).backward(retain_graph=True)
-        similarity = structural_similarity(
-            generated.detach()[0, 0].numpy(), target[0, 0].numpy(), data_range=2.0, gaussian_weights=False
-        )
+        deceived = _against(self.discriminator(torch.cat([tof, generated], dim=1)), 1.0)
+        volumes = [volume.detach()[0, 0].numpy().astype(float) for volume in (generated, target)]
+        similarity = structural_similarity(*volumes, data_range=2.0)
         loss = 0.16 * F.l1_loss(generated, target) + 0.84 * (1 - (float(similarity) + 1) / 2)
-        loss.backward()
+        self.g_adam.zero_grad()
+        deceived.backward(retain_graph=True)
+        loss.backward(retain_graph=True)
         self.g_adam.step()
+        self.kept = (generated, real, fake, deceived, loss)
         return loss.item()
 
 

@@ -9,6 +9,7 @@ from scipy import signal, stats
 from tof2perf import cohort as files
 from tof2perf import dsc
 from tof2perf.phantom import bolus as boluses
+from tof2perf.phantom import patient as phantom_patient
 from tof2perf.phantom import scanner
 from tof2perf.phantom.anatomy import load_template, make_head, open_cisterns
 from tof2perf.phantom.disease import Disease, Lesion, circulate, draw_disease
@@ -369,6 +370,24 @@ def test_same_seed_gives_the_same_bytes_and_a_finished_patient_is_kept(smoke_pat
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert simulate_patient(tmp_path, "sub-0001", **arguments) == row
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def test_other_code_with_the_same_numbers_makes_the_same_patient(smoke_patient, tmp_path, monkeypatch):
+    """So that a comment in the phantom reruns nothing after it: what depends on the code's text is hidden."""
+    folder, profile = smoke_patient
+    monkeypatch.setattr(phantom_patient, "_recipe", lambda *arguments: "of other code")
+    arguments = {"cohort": profile.cohorts["acute"], "phantom": profile.phantom, "seed": (1, 2, 3)}
+    simulate_patient(tmp_path, "sub-0001", **arguments)
+    here, there = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file() and not p.name.startswith(".")}
+        for f in (folder, tmp_path)
+    )
+    assert here == there
+    (key,) = tmp_path.rglob(".*_made-from")
+    assert key.read_text() == "of other code"
+    monkeypatch.undo()
+    simulate_patient(tmp_path, "sub-0001", **arguments)
+    assert key.read_text() != "of other code"
 
 
 def test_deconvolved_maps_follow_the_truth(smoke_patient):

@@ -154,15 +154,15 @@ def plan_steps(
     for name, split in counts.items():
         everyone = sum(split.values())
         workers = min(site.cores, everyone)
-        opening = workers * rates.imports_s  # every worker process imports the package
         if simulated:
-            work = everyone * rates.simulate_s[name] + split["test"] * rates.oracle_s[name] + opening
+            each = rates.simulate_open_s + math.ceil(everyone / workers) * rates.simulate_s[name]
+            each += math.ceil(split["test"] / workers) * rates.oracle_s[name]
             steps.append(
                 Step(
                     f"00-simulate-{name}",
                     "simulate",
                     (),
-                    (start, Phase(work / workers, workers)),
+                    (start, Phase(each, workers)),
                     rates.simulate_gb,
                     workers,
                     disk_gb=everyone * rates.simulated_gb[name] + split["test"] * rates.oracle_gb[name],
@@ -172,13 +172,13 @@ def plan_steps(
     for name, split in counts.items():
         everyone = sum(split.values())
         workers = min(site.cores, everyone)
-        work = everyone * rates.preprocess_s + workers * rates.imports_s
+        each = rates.preprocess_open_s + math.ceil(everyone / workers) * rates.preprocess_s
         steps.append(
             Step(
                 f"01-preprocess-{name}",
                 "preprocess",
                 (f"00-simulate-{name}",) if simulated else (),
-                (start, Phase(work / workers, workers), Phase(everyone * voxels * rates.read_s, 1)),
+                (start, Phase(each, workers), Phase(everyone * voxels * rates.read_s, 1)),
                 rates.preprocess_gb,
                 workers,
                 disk_gb=everyone * voxels * rates.preprocessed_gb,
@@ -269,7 +269,7 @@ def _pages(profile: Profile, rates: Rates, counts: dict[str, dict[str, int]], st
     page = rates.start_s + rates.page_s
     names = sorted(path.stem for path in NOTEBOOKS.glob("[01][0-9]-*.ipynb") if path.stem[:2] >= "04")
     names = [name for name in names if name not in lacking]
-    gb = rates.evaluate_base_gb + 4 * voxels * 10 / 1e9
+    gb = rates.page_base_gb + rates.page_bytes * voxels / 1e9
     return [Step("04-dice", "dice", after, (Phase(dice, 1),), gb)] + [
         Step(name, "pages", ("04-dice",), (Phase(page, 1),), gb) for name in names if name != "04-dice"
     ]

@@ -36,6 +36,7 @@ class Rates:
         threads: of one training.
         start_s: a notebook's start (papermill, kernel); ``imports_s``: of the package, in every process.
         page_s: a page of figures, its imports included.
+        simulate_open_s, preprocess_open_s: what each worker process does before its first patient.
         simulate_s, oracle_s: a patient, by cohort.
         simulated_gb, simulated_files, oracle_gb: a patient on disk, by cohort.
         preprocess_s: a patient; ``preprocessed_gb``: on disk for a voxel of the grid, all files of a patient;
@@ -51,10 +52,10 @@ class Rates:
         baseline_s: reading a training patient for the baselines, for a voxel.
         dice_s: a test patient's lesions, for a voxel; ``dice_start_s`` what the page takes besides.
         prediction_gb: a map on disk, for a voxel.
-        train_base_gb, evaluate_base_gb: memory of such a process before the first volume.
+        train_base_gb, evaluate_base_gb, page_base_gb: memory of such a process before the first volume.
         simulate_gb, preprocess_gb: memory of one process.
         activation_bytes: memory of a training step for a value that leaves a layer.
-        evaluate_bytes: memory of evaluation for a voxel.
+        evaluate_bytes, page_bytes: memory of an evaluation or a page for a voxel.
         device_activation_bytes: the same on a GPU, in its own memory; 0 without one.
     """
 
@@ -64,6 +65,8 @@ class Rates:
     start_s: float
     imports_s: float
     page_s: float
+    simulate_open_s: float
+    preprocess_open_s: float
     simulate_s: dict[str, float]
     oracle_s: dict[str, float]
     simulated_gb: dict[str, float]
@@ -88,10 +91,12 @@ class Rates:
     prediction_gb: float
     train_base_gb: float
     evaluate_base_gb: float
+    page_base_gb: float
     simulate_gb: float
     preprocess_gb: float
     activation_bytes: float
     evaluate_bytes: float
+    page_bytes: float
     device_activation_bytes: float
 
 
@@ -169,7 +174,9 @@ def _together(found: list[dict[str, dict]], names: list[str], profile: Profile, 
         threads=threads,
         start_s=mean("start", "seconds"),
         imports_s=mean("train", "imports_s"),
-        page_s=mean("evaluate", "page_s"),
+        page_s=mean("page", "seconds"),
+        simulate_open_s=mean("simulate", "open_s"),
+        preprocess_open_s=mean("preprocess", "open_s"),
         simulate_s=by_cohort("seconds"),
         oracle_s=by_cohort("oracle_s"),
         simulated_gb=by_cohort("gb"),
@@ -194,10 +201,12 @@ def _together(found: list[dict[str, dict]], names: list[str], profile: Profile, 
         prediction_gb=mean("evaluate", "prediction_gb"),
         train_base_gb=mean("train", "train_base_gb"),
         evaluate_base_gb=mean("evaluate", "evaluate_base_gb"),
+        page_base_gb=mean("page", "base_gb"),
         simulate_gb=most("simulate"),
         preprocess_gb=most("preprocess"),
         activation_bytes=mean("train", "activation_bytes"),
         evaluate_bytes=mean("evaluate", "bytes_per_voxel"),
+        page_bytes=mean("page", "bytes_per_voxel"),
         device_activation_bytes=mean("train", "device_activation_bytes"),
     )
 

@@ -95,7 +95,7 @@ TRUTH_IGNORED = "\n".join(
     [
         "# What the phantom knows, under names of its own: read by tests alone, not meant for BIDS tools.",
         *(pattern for name in TRUTH for pattern in (f"sub-*/sub-*_desc-true_{name}.nii.gz", f"/desc-true_{name}.json")),
-        "# How the head moved between the scans, and what the patient was made from.",
+        "# How the head moved between the scans, and the patient's row of participants.tsv.",
         "sub-*/sub-*_desc-true_motion.json",
         "sub-*/sub-*_desc-true_record.json",
         "",

@@ -1,5 +1,6 @@
 """Simulated patients as a BIDS cohort: anatomy, arteries, disease, both scans, and the maps of the series."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,7 +27,7 @@ from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
 from tof2perf.splits import stratified_split
-from tof2perf.storage import write_json, write_table, write_volume
+from tof2perf.storage import write_json, write_table, write_text, write_volume
 from tof2perf.workers import tied
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
@@ -106,13 +107,14 @@ def simulate_patient(
     Returns:
         The patient's row of ``participants.tsv`` without the split.
     """
-    record_path = folder / "derivatives" / "truth" / name / f"{name}_desc-true_record.json"
+    truth = folder / "derivatives" / "truth" / name
+    # Hidden, so that it is no result: a comment in this code makes this patient anew, and nothing that depends on it.
+    record, made_from = truth / f"{name}_desc-true_record.json", truth / f".{name}_made-from"
     recipe = _recipe(cohort, phantom, seed)
-    if record_path.is_file():
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        if record["recipe"] == recipe:
-            return record["participant"]
-        record_path.unlink()
+    with contextlib.suppress(OSError, ValueError):
+        if made_from.read_text(encoding="utf-8") == recipe:
+            return json.loads(record.read_text(encoding="utf-8"))["participant"]
+    made_from.unlink(missing_ok=True)  # while files are being replaced, the patient counts as not done
 
     simulation, rng = cohort.simulation, patient_stream(seed)
     patient = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
@@ -156,7 +158,8 @@ def simulate_patient(
         "visible": "yes" if any(lesion.visible for lesion in patient.disease.lesions) else "no",
         "collateral_grade": patient.perfusion.collateral_grade,
     }
-    write_json(record_path, {"recipe": recipe, "participant": participant})
+    write_json(record, {"participant": participant})
+    write_text(made_from, recipe)
     return participant
 
 
