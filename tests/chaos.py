@@ -203,7 +203,7 @@ SCENARIOS = (
         "08-figure3",
         read_only,
         stale=("08-figure3",),
-        said="Permission denied|cannot be written",
+        said="Permission denied.* give yourself the right to write there|cannot be written .* make room there",
         reruns=("08-figure3",),
     ),
     Scenario(

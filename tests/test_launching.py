@@ -1,15 +1,18 @@
 """Steps given to a launcher: who runs what, what becomes of failures and interrupts, and patients shared by jobs."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from miniature import REPOSITORY, copy_run, make
 
 from tof2perf import jobs
+from tof2perf.cohort import Workspace
 from tof2perf.execution import run_notebook
 from tof2perf.launching import JobError, launch, use_the_jobs_cores
 
@@ -122,3 +125,21 @@ def test_patients_made_in_parts_are_those_of_the_notebooks_which_do_not_make_the
             failed=tmp_path / "failed.ipynb",
         )
         assert {path: path.stat().st_mtime_ns for path in before} == times
+
+
+def test_own_patients_may_be_shared_by_jobs_as_well(smoke_run, tmp_path):
+    """The simulated patients given as one's own: the same volumes, and nothing among the user's files is touched."""
+    mine = Path(shutil.copytree(smoke_run / "data" / "simulated" / "smoke" / "pegasus", tmp_path / "mine" / "pegasus"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in mine.rglob("*") if path.is_file()}
+    given = ["--profile", "smoke", "--root", str(tmp_path), "--data", str(mine.parent), "--cohort", "pegasus"]
+    for part in ("1/2", "2/2"):
+        assert jobs.main(["01-preprocess", *given, "--part", part]) == 0
+    made, expected = (
+        {path.name: path.read_bytes() for path in folder.glob("sub-*.nii.gz")}
+        for folder in (
+            Workspace("smoke", tmp_path, str(mine.parent)).preprocessed("pegasus"),
+            Workspace("smoke", smoke_run).preprocessed("pegasus"),
+        )
+    )
+    assert made == expected and len(made) > 6
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in mine.rglob("*") if path.is_file()} == before

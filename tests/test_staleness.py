@@ -627,7 +627,7 @@ class Paper(RuleBasedStateMachine):
 
 
 Paper.TestCase.settings = settings(
-    max_examples=50,
+    max_examples=30,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,

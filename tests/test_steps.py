@@ -1,6 +1,7 @@
 """The step runner on a small paper of its own: two computations and a figure, a package of four modules."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -758,6 +759,19 @@ def test_a_second_make_in_the_same_folder_is_refused(place):
         first.communicate(b"\n")
     third = subprocess.run([*base, "echo", "ran"], capture_output=True, text=True, cwd=REPOSITORY)
     assert third.stdout == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EACCES, "chmod u+w"), (errno.EROFS, "another ROOT"), (errno.ENOSPC, "make room")]
+)
+def test_a_folder_that_cannot_be_written_to_is_one_line_with_a_remedy(place, monkeypatch, capsys, number, remedy):
+    def refuse(folder, **options):
+        raise OSError(number, os.strerror(number), str(folder))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert steps.main(["--root", str(place.root), "--run", "tiny", "lock", "true"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and os.strerror(number) in line and str(place.results) in line and remedy in line
 
 
 def test_the_lock_removes_what_killed_steps_left_half_written(place):

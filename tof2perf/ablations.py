@@ -50,10 +50,11 @@ VARIANTS = {
     "l1": Variant("L1 alone (U-Net)", training={"adversarial_weight": 0.0, "ssim_weight": 0.0, "l1_weight": 100.0}),
     "tof": Variant("TOF without its mirror image", network={"input": "tof"}),
     "mirror": Variant("TOF and its mirror image", network={"input": "tof+mirror"}),
+    "bfloat16": Variant("computed in bfloat16", training={"precision": "bfloat16"}),
     "all": Variant("all five maps by one generator", together=True),
     "scratch": Variant("from scratch", twin=False),
 }
-DEFAULTS = {"acute": ("default", "released", "no-adversary", "l1", "tof", "all"), "pegasus": ("default", "scratch")}
+DEFAULTS = {"acute": ("default", "released", "no-adversary", "l1", "tof", "bfloat16", "all"), "pegasus": ("default", "scratch")}
 
 
 def run(

@@ -155,8 +155,8 @@ def plan_steps(
         everyone = sum(split.values())
         workers = min(site.cores, everyone)
         if simulated:
-            each = rates.simulate_open_s + math.ceil(everyone / workers) * rates.simulate_s[name]
-            each += math.ceil(split["test"] / workers) * rates.oracle_s[name]
+            each = rates.simulate_open_s + everyone / workers * rates.simulate_s[name]
+            each += split["test"] / workers * rates.oracle_s[name]
             steps.append(
                 Step(
                     f"00-simulate-{name}",
@@ -172,7 +172,7 @@ def plan_steps(
     for name, split in counts.items():
         everyone = sum(split.values())
         workers = min(site.cores, everyone)
-        each = rates.preprocess_open_s + math.ceil(everyone / workers) * rates.preprocess_s
+        each = rates.preprocess_open_s + everyone / workers * rates.preprocess_s
         steps.append(
             Step(
                 f"01-preprocess-{name}",

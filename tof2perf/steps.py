@@ -7,6 +7,7 @@ Make holds the graph and calls this module: once to ask which steps to visit (``
 import argparse
 import ast
 import contextlib
+import errno
 import json
 import os
 import shlex
@@ -240,6 +241,17 @@ def lock_and_exec(folder: Path, command: list[str]) -> NoReturn:
     os.execvp(command[0], command)
 
 
+_DENIED = "; give yourself the right to write there (chmod u+w), or give another ROOT"
+_FULL = "; make room there, or give another ROOT"
+_REMEDIES = {  # of errors of the system, which name the file but not what to do
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: _DENIED,
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+}
+
+
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
@@ -331,9 +343,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     found = parser.parse_args(words)
     place = Place(found.repository, found.root, found.run, found.profile, found.data)
-    if found.action == "lock":
-        lock_and_exec(place.results, found.rest)
     try:
+        if found.action == "lock":
+            lock_and_exec(place.results, found.rest)
         if found.action in ("run", "begin", "part"):
             with interrupted_by_signals():
                 workers.end_with(os.getppid())
@@ -357,7 +369,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 1
     except (NotebookError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        remedy = _REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+        print(f"error: {error}{remedy}", file=sys.stderr)
         return 1
     return 0
 
