@@ -54,7 +54,10 @@ VARIANTS = {
     "all": Variant("all five maps by one generator", together=True),
     "scratch": Variant("from scratch", twin=False),
 }
-DEFAULTS = {"acute": ("default", "released", "no-adversary", "l1", "tof", "bfloat16", "all"), "pegasus": ("default", "scratch")}
+DEFAULTS = {
+    "acute": ("default", "released", "no-adversary", "l1", "tof", "bfloat16", "all"),
+    "pegasus": ("default", "scratch"),
+}
 
 
 def run(
