@@ -228,7 +228,7 @@ smoke:  ## the same with the smallest profile: does everything work here?
 	+@$(MAKE) paper PROFILE=smoke
 
 test: lint  ## lint, unit tests and a smoke run in a temporary folder
-	@$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: | environment  ## style, types and import floors
 	@$(PYTHON) -m ruff check .

@@ -35,7 +35,7 @@ def alive(process: int) -> bool:
     """Whether a process runs: one that has ended but was not waited for does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ended while its file was being read
         return False
 
 
