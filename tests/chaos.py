@@ -157,7 +157,7 @@ SCENARIOS = (
             ("inner make", "models/acute_*/checkpoint", 4),
             ("kernel", "predictions/*/*.nii.gz", 5),
             ("outer make", "tables/table1.md", 1),
-            ("papermill", "figures/lesion_*.pdf", 2),
+            ("papermill", "figures/lesion_*.pdf", 1),
             ("manifest writer", "manifest.json", 1),
         ),
     ),
