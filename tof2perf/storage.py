@@ -16,7 +16,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from isal import isal_zlib
 
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # tells zlib to write a gzip header
 
@@ -120,9 +119,9 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, *, repetitio
     image.to_file_map({"image": nib.FileHolder(fileobj=raw), "header": nib.FileHolder(fileobj=raw)})
     if Path(path).suffix == ".nii":
         return write_bytes(path, raw.getvalue())
-    # ISA-L packs such images four times as fast as zlib. The gzip header has no time and no name, so the same image
-    # gives the same bytes.
-    pack = isal_zlib.compressobj(1, isal_zlib.DEFLATED, GZIP_WINDOW)
+    # The same image gives the same bytes: the gzip header has no time and no name, and zlib always packs alike. ISA-L
+    # is four times as fast, but one image in three thousand came out a byte or two longer or shorter than before.
+    pack = zlib.compressobj(1, zlib.DEFLATED, GZIP_WINDOW)
     write_bytes(path, pack.compress(raw.getvalue()) + pack.flush())
 
 
