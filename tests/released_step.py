@@ -1,9 +1,10 @@
 """The released code's training step in words of our own, as a yardstick for time: not for training anything.
 
-What it does differently (facts about the released code, see the README): batch normalisation; the discriminator ends in
-a sigmoid and its loss takes logits; the generated volume is not detached, so the discriminator's loss, the adversarial
-loss and the reconstruction loss each run back through the generator; SSIM is computed in NumPy, in double precision;
-every backward pass keeps its graph, which is let go only when the next step has built its own.
+What it does differently (facts about the released code, see the README): batch normalisation; activations before each
+convolution of the generator, over the copied skip connections as well; the discriminator ends in a sigmoid and its loss
+takes logits; the generated volume is not detached, so the discriminator's loss, the adversarial loss and the
+reconstruction loss each run back through the generator; SSIM is computed in NumPy, in double precision; every backward
+pass keeps its graph, which is let go only when the next step has built its own.
 """
 
 import torch
@@ -15,22 +16,23 @@ KERNEL = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
 class Generator(nn.Module):
-    """pix2pix's U-Net in 3D with batch normalisation and every skip connection copied."""
+    """pix2pix's U-Net in 3D with batch normalisation; every skip connection is copied, then rectified once more."""
 
     def __init__(self, *, levels: int, filters: int) -> None:
         super().__init__()
         widths = [filters * min(2**level, 8) for level in range(levels)]
-        self.down = nn.ModuleList()
-        for level, width in enumerate(widths):
-            convolution = nn.Conv3d(widths[level - 1] if level else 1, width, **KERNEL)
-            normalised = [nn.BatchNorm3d(width)] if 0 < level < levels - 1 else []
-            self.down.append(nn.Sequential(convolution, *normalised, nn.LeakyReLU(0.2)))
+        self.down = nn.ModuleList([nn.Conv3d(1, widths[0], **KERNEL)])
+        for level in range(1, levels):
+            last = level == levels - 1
+            convolution = nn.Conv3d(widths[level - 1], widths[level], bias=False, **KERNEL)
+            normalised = [] if last else [nn.BatchNorm3d(widths[level])]
+            self.down.append(nn.Sequential(nn.LeakyReLU(0.2, inplace=True), convolution, *normalised))
         self.up = nn.ModuleList()
         for level in reversed(range(1, levels)):
             inside = widths[level] if level == levels - 1 else 2 * widths[level]
-            width = widths[level - 1]
-            self.up.append(nn.Sequential(nn.ConvTranspose3d(inside, width, **KERNEL), nn.BatchNorm3d(width), nn.ReLU()))
-        self.last = nn.ConvTranspose3d(2 * widths[0], 1, **KERNEL)
+            convolution = nn.ConvTranspose3d(inside, widths[level - 1], bias=False, **KERNEL)
+            self.up.append(nn.Sequential(nn.ReLU(inplace=True), convolution, nn.BatchNorm3d(widths[level - 1])))
+        self.last = nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose3d(2 * widths[0], 1, **KERNEL), nn.Tanh())
 
     def forward(self, volume: Tensor) -> Tensor:
         skips = []
@@ -39,19 +41,19 @@ class Generator(nn.Module):
             skips.append(volume)
         volume = skips.pop()
         for up in self.up:
-            volume = torch.cat([up(volume), skips.pop()], dim=1)
-        return torch.tanh(self.last(volume))
+            volume = torch.cat([skips.pop(), up(volume)], dim=1)
+        return self.last(volume)
 
 
 def discriminator(*, filters: int, layers: int = 3) -> nn.Module:
     """PatchGAN in 3D that ends in a sigmoid."""
-    parts: list[nn.Module] = [nn.Conv3d(2, filters, **KERNEL), nn.LeakyReLU(0.2)]
+    parts: list[nn.Module] = [nn.Conv3d(2, filters, **KERNEL), nn.LeakyReLU(0.2, inplace=True)]
     width = filters
     for layer in range(1, layers):
         before, width = width, filters * 2**layer
-        parts += [nn.Conv3d(before, width, **KERNEL), nn.BatchNorm3d(width), nn.LeakyReLU(0.2)]
+        parts += [nn.Conv3d(before, width, **KERNEL), nn.BatchNorm3d(width), nn.LeakyReLU(0.2, inplace=True)]
     wide = filters * 2**layers
-    parts += [nn.Conv3d(width, wide, kernel_size=4, padding=1), nn.BatchNorm3d(wide), nn.LeakyReLU(0.2)]
+    parts += [nn.Conv3d(width, wide, kernel_size=4, padding=1), nn.BatchNorm3d(wide), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*parts, nn.Conv3d(wide, 1, kernel_size=4, padding=1), nn.Sigmoid())
 
 
