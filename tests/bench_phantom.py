@@ -27,7 +27,10 @@ with tempfile.TemporaryDirectory() as folder:
         setting = {"cohort": profile.cohorts[name], "phantom": profile.phantom, "seed": (1, 2, number)}
         simulate_patient(Path(folder), f"sub-{number:04d}", **setting)
         spent.append((time.perf_counter() - start, time.process_time() - used))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
+if sys.platform == "linux":  # where ru_maxrss knows also what the process that started this one had in memory
+    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 print(json.dumps({"seconds": spent, "peak_gb": peak}))
 """
 
