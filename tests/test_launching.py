@@ -83,12 +83,14 @@ def test_an_interrupt_ends_the_job_and_whoever_waits_for_it(tmp_path, number):
 def test_a_job_uses_the_cores_it_was_given(monkeypatch, variables, cores):
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_NTASKS_PER_NODE"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "LOKY_MAX_CPU_COUNT"):
+    counts = ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "LOKY_MAX_CPU_COUNT"]
+    counts += [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS")]
+    for name in counts:
         monkeypatch.setenv(name, "made elsewhere")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     use_the_jobs_cores()
-    assert {os.environ[name] for name in ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")} == {cores}
+    assert {os.environ[name] for name in counts} == {cores}
 
 
 def test_a_fresh_step_takes_no_place_in_a_queue(smoke_run, tmp_path):
