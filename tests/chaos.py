@@ -150,7 +150,7 @@ SCENARIOS = (
     Scenario(
         "many times kill -9",
         "from an empty folder",
-        many_kills(  # each in a step that needs the one before, so that none is over when its turn comes
+        many_kills(  # none is over when its turn comes: from the models on, each needs the one before
             ("outer make", "simulated/smoke/acute/*_dsc.nii.gz", 3),
             ("papermill", "oracle/smoke/pegasus/*.nii.gz", 2),
             ("kernel", "preprocessed/smoke/acute/*_qc.json", 2),
