@@ -1,5 +1,5 @@
 # The paper from one command: `make paper`. Make keeps the graph of steps; what is stale is decided by content
-# (tof2perf/staleness.py), never by file times, so no prerequisite between steps is a time comparison: all are order-only.
+# (tof2perf/pipeline/staleness.py), never by file times, so no prerequisite between steps is a time comparison: all are order-only.
 
 ifeq ($(filter grouped-target,$(.FEATURES)),)
 $(error GNU Make 4.3 or newer is needed, this is $(MAKE_VERSION): use the one of environment.yml, or brew install make and gmake)
@@ -61,7 +61,7 @@ endif
 RUN_NAME := $(PROFILE)$(if $(DATA),-$(notdir $(realpath $(DATA))))
 RESULTS := $(patsubst ./%,%,$(ROOT)/results/$(RUN_NAME))
 STAMPS := $(RESULTS)/.stamps
-RUNNER = $(PYTHON) -m tof2perf.steps --root $(ROOT) --run $(RUN_NAME) --profile $(PROFILE)$(if $(DATA), --data $(DATA))
+RUNNER = $(PYTHON) -m tof2perf.pipeline.steps --root $(ROOT) --run $(RUN_NAME) --profile $(PROFILE)$(if $(DATA), --data $(DATA))
 
 # --- the graph --------------------------------------------------------------------------------------------------------
 ifdef INSIDE
@@ -204,11 +204,11 @@ $(foreach s,$(filter 02-%,$(VISIT)),$(eval $(call share,$(s),1,RUN_GPU)))
 endif
 endif
 $(RESULTS)/manifest.json: | $(patsubst %,$(STAMPS)/%.json,$(PLANNED))
-	@$(PYTHON) -m tof2perf.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))
+	@$(PYTHON) -m tof2perf.pipeline.provenance --profile $(PROFILE) --root $(ROOT)$(if $(DATA), --data $(DATA))
 
 paper: $(RESULTS)/manifest.json  ## every figure and table of the paper, into results/PROFILE
 book: $(RESULTS)/manifest.json  ## the paper and the pages for students as a site to read in a browser, no network needed
-	@$(PYTHON) -m tof2perf.book $(RESULTS)
+	@$(PYTHON) -m tof2perf.report.book $(RESULTS)
 figure1: $(STAMPS)/06-figure1.json  ## one result and what it needs: figure1 .. figure4, appendix4, distributions,
 figure2: $(STAMPS)/07-figure2.json  ## table1, dice
 figure3: $(STAMPS)/08-figure3.json
@@ -238,15 +238,15 @@ lint: | environment  ## style, types and import floors
 
 bench: | environment  ## time and memory of simulation, deconvolution and the training step: results/benchmarks.json
 	@mkdir -p $(ROOT)/results
-	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider $(wildcard tests/bench_*.py) \
+	@OMP_NUM_THREADS=$(CORES) MKL_NUM_THREADS=$(CORES) $(PYTHON) -m pytest -q -p no:cacheprovider $(wildcard tests/bench/bench_*.py) \
 	    --benchmark-json=$(ROOT)/results/benchmarks.json --benchmark-columns=min,median,rounds
-	@$(PYTHON) tests/benchmark_tables.py $(ROOT)/results/benchmarks.json
+	@$(PYTHON) tests/tools/benchmark_tables.py $(ROOT)/results/benchmarks.json
 
 chaos: | environment  ## every fault that long runs meet, on copies of a smoke run, and what the next make does: a matrix
-	@$(PYTHON) tests/chaos.py$(if $(ONLY), --only '$(ONLY)')
+	@$(PYTHON) tests/tools/chaos.py$(if $(ONLY), --only '$(ONLY)')
 
 plan: | environment  ## before anything runs: patients, steps, disk, memory, hours; here, or with DEVICES= RATE= (TFLOP/s) JOBS= elsewhere
-	@$(PYTHON) -m tof2perf.plan --profile $(PROFILE) --root $(ROOT) --cores $(CORES)$(if $(DATA), --data $(DATA))$(if \
+	@$(PYTHON) -m tof2perf.planning.plan --profile $(PROFILE) --root $(ROOT) --cores $(CORES)$(if $(DATA), --data $(DATA))$(if \
 	    $(DEVICES), --devices $(DEVICES))$(if $(RATE), --rate $(RATE))$(if $(JOBS), --jobs $(JOBS))
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
@@ -257,17 +257,17 @@ else
 endif
 
 check: | environment  ## every problem in your own data, before hours are spent: DATA=folder; DROP=1 leaves patients out
-	$(if $(DATA),,$(error make check needs DATA=FOLDER, the folder that holds your cohorts))@$(PYTHON) -m tof2perf.check \
+	$(if $(DATA),,$(error make check needs DATA=FOLDER, the folder that holds your cohorts))@$(PYTHON) -m tof2perf.cohorts.check \
 	    --data $(DATA) --profile $(PROFILE) --root $(ROOT)$(if $(filter-out 0,$(DROP)), --drop)
 
 verify: | environment  ## compare the tables with results/reference/PROFILE
-	@$(PYTHON) -m tof2perf.verification $(RESULTS) results/reference/$(PROFILE)
+	@$(PYTHON) -m tof2perf.report.verification $(RESULTS) results/reference/$(PROFILE)
 
 spread: | environment  ## tolerances of verify from finished runs with other seeds, given as SEEDS="folder folder ..."
-	@$(PYTHON) -m tof2perf.spread results/reference/$(PROFILE) $(SEEDS)
+	@$(PYTHON) -m tof2perf.report.spread results/reference/$(PROFILE) $(SEEDS)
 
 truth: | environment  ## what the pipeline found beside what the phantom knows, for simulated cohorts
-	@$(PYTHON) tests/truth_report.py --profile $(PROFILE) --root $(ROOT)
+	@$(PYTHON) tests/tools/truth_report.py --profile $(PROFILE) --root $(ROOT)
 
 lab: | environment  ## JupyterLab on the notebooks
 	@$(PYTHON) -m jupyter lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks

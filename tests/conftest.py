@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from miniature import check_out, make
+from helpers.miniature import check_out, make
 
 matplotlib.use("Agg")
 
@@ -30,7 +30,9 @@ def smoke_run(tmp_path_factory) -> Path:
     with (base / "smoke-run-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
         if not finished.exists():
-            observer = shutil.copy(Path(__file__).with_name("watch.py"), check_out(folder) / "sitecustomize.py")
+            observer = shutil.copy(
+                Path(__file__).with_name("helpers") / "watch.py", check_out(folder) / "sitecustomize.py"
+            )
             done = make(folder, "paper")
             Path(observer).unlink()
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

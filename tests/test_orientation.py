@@ -7,19 +7,23 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers.made_up_head import MOTION, SETTINGS, head, images, path_of
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import inv_ornt_aff
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from test_preprocess import MOTION, SETTINGS, head, images, path_of
 
-from tof2perf import cohort, prediction, preprocess
-from tof2perf.inputs import RECORD
+from tof2perf import prediction
+from tof2perf.cohorts import layout
+from tof2perf.gan.networks import UNetGenerator
+from tof2perf.gan.weights import write_tensors
 from tof2perf.maps import MAPS
-from tof2perf.networks import UNetGenerator
-from tof2perf.storage import write_json, write_volume
-from tof2perf.symmetry import left_right_axis
-from tof2perf.weights import write_tensors
+from tof2perf.preprocessing import preprocess
+from tof2perf.preprocessing.training_range import RECORD
+from tof2perf.system.files import write_json
+from tof2perf.volumes import nifti
+from tof2perf.volumes.hemispheres import left_right_axis
+from tof2perf.volumes.nifti import write_volume
 
 ORIENTATIONS = [
     np.column_stack([order, signs])
@@ -94,16 +98,16 @@ def weights(tmp_path_factory):
 def prepared(folder, out):
     """Preprocess the patient; the volumes by name, as stored."""
     preprocess.preprocess_patient(folder, PATIENT, out, settings=COARSE)
-    return {name: nib.load(cohort.preprocessed_path(out, PATIENT, name)) for name in NAMES}
+    return {name: nib.load(layout.preprocessed_path(out, PATIENT, name)) for name in NAMES}
 
 
 def predicted(folder, weights, out):
     """Predict from the patient's TOF; the volumes by name, as stored."""
     made = prediction.predict(
-        cohort.tof_path(folder, PATIENT),
+        layout.tof_path(folder, PATIENT),
         weights,
         out,
-        brain_mask=cohort.brain_mask_path(folder, PATIENT),
+        brain_mask=layout.brain_mask_path(folder, PATIENT),
         progress=False,
     )
     return {name: nib.load(path) for name, path in made.paths.items()}
@@ -135,7 +139,7 @@ def test_a_patient_stored_in_any_order_and_kind_of_file_gives_the_same_voxels(
     for name, image in prepared(tmp_path, tmp_path / "out").items():
         assert np.array_equal(image.affine, expected[name].affine), name
         assert np.array_equal(image.dataobj, expected[name].dataobj), name
-    stored = nib.load(cohort.tof_path(tmp_path, PATIENT))
+    stored = nib.load(layout.tof_path(tmp_path, PATIENT))
     for name, image in predicted(tmp_path, weights, tmp_path / "maps").items():
         assert image.shape == stored.shape and np.array_equal(image.affine, stored.affine), name
         found = nib.as_closest_canonical(image)
@@ -146,12 +150,12 @@ def test_a_patient_stored_in_any_order_and_kind_of_file_gives_the_same_voxels(
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_is_what_its_name_says_and_read_alike(tmp_path, patient, kind):
     store(path_of(tmp_path, PATIENT, "tof"), patient["tof"], kind, step=STEP["tof"])
-    path = cohort.tof_path(tmp_path, PATIENT)
+    path = layout.tof_path(tmp_path, PATIENT)
     stored = nib.load(path)
     assert path.name.endswith(kind[kind.index(".nii") :])
     assert stored.header.endianness == (">" if "big-endian" in kind else "<")
     assert stored.dataobj.slope == (STEP["tof"] if "scaled" in kind else 1)
-    assert np.array_equal(cohort.read_volume(path).dataobj, patient["tof"].dataobj)
+    assert np.array_equal(nifti.read_volume(path).dataobj, patient["tof"].dataobj)
 
 
 def test_the_turned_patients_differ_as_stored_and_left_is_not_right_in_the_outcome(patient, upright):
@@ -250,5 +254,5 @@ def test_a_position_given_as_quaternion_alone_is_that_of_the_matrix(tmp_path, pa
     turned.set_qform(turned.affine, code=1)
     turned.set_sform(None, code=0)
     nib.save(turned, tmp_path / "quaternion.nii")
-    read = cohort.read_volume(tmp_path / "quaternion.nii")
+    read = nifti.read_volume(tmp_path / "quaternion.nii")
     assert np.allclose(read.affine, from_matvec(linear) @ image.affine, atol=1e-3)  # mm; it holds three float32 numbers

@@ -11,36 +11,24 @@ import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from test_preprocess import SETTINGS, images, write
+from helpers.made_up_head import SETTINGS, images, write
+from helpers.tiny_model import write_model
 
-from tof2perf import cohort, preprocess, spatial
 from tof2perf.__main__ import main
-from tof2perf.dataset import load_pair
-from tof2perf.execution import run_notebook
-from tof2perf.inference import generate, load_generator
-from tof2perf.inputs import RECORD, unlike
+from tof2perf.gan.inference import generate, load_generator
+from tof2perf.gan.networks import UNetGenerator
+from tof2perf.gan.pairs import load_pair
+from tof2perf.gan.weights import WeightsError
 from tof2perf.maps import MAPS, get_map
-from tof2perf.networks import UNetGenerator
+from tof2perf.pipeline.execution import run_notebook
 from tof2perf.prediction import RESEARCH_USE, PredictionError, find_models, predict
-from tof2perf.storage import write_json, write_text, write_volume
-from tof2perf.weights import WeightsError, write_tensors
+from tof2perf.preprocessing import preprocess
+from tof2perf.preprocessing.training_range import RECORD, unlike
+from tof2perf.system.files import write_json, write_text
+from tof2perf.volumes import nifti, space
+from tof2perf.volumes.nifti import write_volume
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SIZE = {"levels": 2, "generator_filters": 2, "input": "tof+mirror"}
-
-
-def write_model(folder, map_name, *, seed=4):
-    network = UNetGenerator(
-        levels=2,
-        filters=2,
-        maps=5 if map_name == "all" else 1,
-        mirrored=True,
-        generator=torch.Generator().manual_seed(seed),
-        spread=0.3,
-    )
-    write_tensors(folder / "generator.safetensors", network.state_dict(), {"network": SIZE, "map": map_name})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +93,7 @@ def test_a_map_is_what_evaluation_makes_of_the_preprocessed_patient(maps_of_scan
         pair = load_pair(folder, "sub-0001", name)
         expected = generate(load_generator(models / f"acute_{name}"), pair.tof, pair.mask, name)
         image = nib.as_closest_canonical(nib.load(maps_of_scan.paths[name]))
-        fine, inside = spatial.resize_masked(expected, pair.mask, image.shape)
+        fine, inside = space.resize_masked(expected, pair.mask, image.shape)
         brain = inside & (images(np.random.default_rng(5))["brain"].get_fdata() > 0)
         np.testing.assert_allclose(image.get_fdata(), np.where(brain, fine, 0), rtol=1e-5)
 
@@ -300,7 +288,7 @@ def test_a_mask_beside_the_head_and_a_scan_without_a_brain_are_refused(models, s
     far = mask.affine.copy()
     far[:3, 3] += 5000
     write_volume(tmp_path / "far.nii.gz", np.asarray(mask.dataobj), far)
-    with pytest.raises(cohort.CohortError, match=r"7_TOF\.nii.*found no brain"):
+    with pytest.raises(nifti.CohortError, match=r"7_TOF\.nii.*found no brain"):
         predict(scan[0], models, tmp_path / "out", brain_mask=tmp_path / "far.nii.gz", progress=False)
     assert not list((tmp_path / "out").iterdir())
 
@@ -335,7 +323,7 @@ def test_the_record_must_be_sound(models, scan, tmp_path):
     folder = write_model(tmp_path / "acute_tmax", "tmax")
     record = {"run": "x", "source": "own data", "settings": dataclasses.asdict(SETTINGS) | {"shape": 3}, "ranges": {}}
     write_json(folder / RECORD, record)
-    with pytest.raises(cohort.CohortError, match=r"inputs\.json: cannot be read"):
+    with pytest.raises(nifti.CohortError, match=r"inputs\.json: cannot be read"):
         predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
 
 

@@ -1,7 +1,7 @@
 """The heavy part of a step without its notebook, for a cluster to share: some of a cohort's patients, or a rank.
 
 The notebook comes afterwards and finds these patients done, or the training at its last checkpoint. Everything is made
-by the functions that the notebook calls, so nobody can tell who made it. Called by :mod:`tof2perf.steps`.
+by the functions that the notebook calls, so nobody can tell who made it. Called by :mod:`tof2perf.pipeline.steps`.
 """
 
 import argparse
@@ -11,14 +11,16 @@ from collections.abc import Iterator
 
 import joblib
 
-from tof2perf import intake, splits
-from tof2perf.cohort import CohortError, Workspace, read_dropped, read_participants
+from tof2perf.cohorts import intake, splits
+from tof2perf.cohorts.participants import read_participants
+from tof2perf.cohorts.workspace import Workspace, read_dropped
+from tof2perf.gan.training import TrainingError, train
 from tof2perf.phantom.patient import simulate_patients
-from tof2perf.preprocess import preprocess_patient
+from tof2perf.preprocessing.preprocess import preprocess_patient
 from tof2perf.profiles import Profile, ProfileError, get_cohort, load_profile
-from tof2perf.storage import locked
-from tof2perf.training import TrainingError, train
-from tof2perf.workers import tied
+from tof2perf.system.files import locked
+from tof2perf.system.workers import tied
+from tof2perf.volumes.nifti import CohortError
 
 
 def simulate(profile: Profile, here: Workspace, cohort: str, part: slice) -> Iterator[object]:
@@ -86,7 +88,7 @@ def train_rank(profile: Profile, here: Workspace, cohort: str, map_name: str) ->
         cohort, map_name: the model.
 
     Raises:
-        TrainingError: not as many processes as the profile has devices, or as :func:`tof2perf.training.train`.
+        TrainingError: not as many processes as the profile has devices, or as :func:`tof2perf.gan.training.train`.
     """
     twin = profile.initialise_from.get(cohort)
     train(
@@ -103,7 +105,7 @@ def train_rank(profile: Profile, here: Workspace, cohort: str, map_name: str) ->
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line, for :mod:`tof2perf.steps`."""
+    """Command line, for :mod:`tof2perf.pipeline.steps`."""
     parser = argparse.ArgumentParser(prog="python -m tof2perf.jobs", description=__doc__.splitlines()[0])
     parser.add_argument("work", choices=("00-simulate", "01-preprocess", "02-train"))
     parser.add_argument("--profile", required=True)

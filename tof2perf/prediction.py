@@ -17,16 +17,18 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from tqdm.auto import tqdm
 
-from tof2perf import __version__, cohort, spatial
-from tof2perf.devices import choose_device
-from tof2perf.inference import generate_maps, load_generator
-from tof2perf.inputs import RECORD, describe, read_record, unlike
+from tof2perf import __version__
+from tof2perf.gan.devices import choose_device
+from tof2perf.gan.inference import generate_maps, load_generator
+from tof2perf.gan.weights import read_header
 from tof2perf.maps import MAPS, chosen_maps, get_map
-from tof2perf.preprocess import PreparedTof, prepare_tof, scale_input
+from tof2perf.preprocessing.preprocess import PreparedTof, prepare_tof, scale_input
+from tof2perf.preprocessing.skullstrip import choose_method
+from tof2perf.preprocessing.training_range import RECORD, describe, read_record, unlike
 from tof2perf.profiles import PreprocessingProfile, ProfileError, load_profile
-from tof2perf.skullstrip import choose_method
-from tof2perf.storage import WriteError, locked, write_json, write_volume
-from tof2perf.weights import read_header
+from tof2perf.system.files import WriteError, locked, write_json
+from tof2perf.volumes import nifti, space
+from tof2perf.volumes.nifti import write_volume
 
 RESEARCH_USE = "Research use only. Made by a neural network, not measured: not for diagnosis or treatment."
 
@@ -114,7 +116,7 @@ def predict(
     for path in paths.values():
         if path.resolve().parent == out.resolve() and path.name.startswith(f"{stem}_desc-generated_"):
             raise PredictionError(f"{path}: would be overwritten; choose another folder for the maps")
-    images = {name: cohort.read_volume(path) for name, path in paths.items()}
+    images = {name: nifti.read_volume(path) for name, path in paths.items()}
     original = images["tof"]
     bar = functools.partial(tqdm, total=2 + len(models), desc="skull and bias", disable=not progress)
     with locked(out), _staging(out) as staging, bar() as steps:
@@ -256,7 +258,7 @@ def _doubts(record: dict[str, Any] | None, method: str) -> list[str]:
 
 
 def _describe(prepared: PreparedTof, values: np.ndarray, original: nib.Nifti1Image) -> dict[str, float]:
-    volume = float(prepared.brain.sum()) * spatial.voxel_ml(prepared.corrected)
+    volume = float(prepared.brain.sum()) * space.voxel_ml(prepared.corrected)
     return describe(values, prepared.mask, prepared.affine, original=original.affine, brain_ml=volume)
 
 
@@ -265,7 +267,7 @@ def _describe(prepared: PreparedTof, values: np.ndarray, original: nib.Nifti1Ima
 
 def _onto_tof(volume: np.ndarray, prepared: PreparedTof, original: nib.Nifti1Image) -> np.ndarray:
     """Bring a volume from the network's grid to the TOF's own voxels and its own order of axes, 0 outside the brain."""
-    values, inside = spatial.resize_masked(volume, prepared.mask, prepared.brain.shape)
+    values, inside = space.resize_masked(volume, prepared.mask, prepared.brain.shape)
     back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original.affine))
     return apply_orientation(np.where(inside & prepared.brain, values, np.float32(0)), back)
 

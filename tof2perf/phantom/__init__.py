@@ -1,1 +1,6 @@
-"""The physics phantom: a simulated patient whose occlusion is seen in the TOF and causes the perfusion deficit."""
+"""Simulated patients: an arterial occlusion that the TOF shows and that causes the perfusion deficit.
+
+A protocol and a seed go in; TOF, DSC series, maps and ground truth of a patient come out. Read ``head`` (tissue),
+``vessels`` (arteries), ``disease`` (where a lesion is drawn), ``haemodynamics`` (true perfusion), ``bolus`` and
+``scanner`` (signals), then ``patient``, which joins them. ``oracle`` predicts with perfect knowledge of the arteries.
+"""

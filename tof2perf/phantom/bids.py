@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from tof2perf import __version__
-from tof2perf import cohort as files
-from tof2perf.dsc import KAPPA
+from tof2perf.cohorts import layout
 from tof2perf.maps import MAPS
+from tof2perf.perfusion.dsc import KAPPA
 from tof2perf.phantom.protocol import AGE_BANDS, dsc_sidecar, get_protocol, tof_sidecar
 from tof2perf.profiles import CohortProfile, PhantomProfile
-from tof2perf.storage import write_json, write_text
+from tof2perf.system.files import write_json, write_text
 
 BIDS_VERSION = "1.10.0"
 LICENCE = "CC-BY-4.0"
@@ -144,8 +144,8 @@ def write_sidecars(folder: Path, name: str, *, cohort: CohortProfile, phantom: P
         phantom: voxel sizes.
     """
     for path, content in (
-        (files.tof_path(folder, name), tof_sidecar(cohort, phantom)),
-        (files.dsc_path(folder, name), dsc_sidecar(cohort, phantom)),
+        (layout.tof_path(folder, name), tof_sidecar(cohort, phantom)),
+        (layout.dsc_path(folder, name), dsc_sidecar(cohort, phantom)),
     ):
         write_json(path.with_name(path.name.replace(".nii.gz", ".json")), content)
 

@@ -16,12 +16,12 @@ import nibabel as nib
 import numpy as np
 from tqdm.auto import tqdm
 
-from tof2perf import cohort as files
-from tof2perf import spatial
+from tof2perf.cohorts.participants import patients_in, read_participants
 from tof2perf.maps import MAPS
 from tof2perf.phantom import scanner
 from tof2perf.phantom.bolus import average_bolus
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease
+from tof2perf.phantom.haemodynamics import true_perfusion
 from tof2perf.phantom.patient import (
     DSC_CENTRE_MM,
     PREBOLUS_FRAMES,
@@ -32,10 +32,10 @@ from tof2perf.phantom.patient import (
     patient_stream,
     perfusion_of_series,
 )
-from tof2perf.phantom.perfusion import true_perfusion
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
-from tof2perf.storage import write_volume
-from tof2perf.workers import tied
+from tof2perf.system.workers import tied
+from tof2perf.volumes import nifti, space
+from tof2perf.volumes.nifti import write_volume
 
 
 def seen_disease(disease: Disease, profile: DiseaseProfile) -> Disease:
@@ -121,8 +121,8 @@ def write_oracles(
     Returns:
         The patients.
     """
-    everyone = files.read_participants(folder).index.tolist()
-    patients = files.participants(folder, "test")
+    everyone = read_participants(folder).index.tolist()
+    patients = patients_in(folder, "test")
 
     def write(patient: str) -> None:
         rng = patient_stream(patient_seed(seed, name, everyone.index(patient)))
@@ -153,8 +153,8 @@ def read_oracle(folder: Path, patient: str, map_name: str, *, mask: np.ndarray, 
     Raises:
         CohortError: a map is missing or unreadable.
     """
-    images = {name: files.read_volume(folder / f"{patient}_{name}.nii.gz") for name in MAPS}
+    images = {name: nifti.read_volume(folder / f"{patient}_{name}.nii.gz") for name in MAPS}
     support = np.any([np.asarray(image.dataobj) != 0 for image in images.values()], axis=0)
     grid = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), affine)
-    found, _ = spatial.resample_masked({map_name: images[map_name]}, support, grid)
+    found, _ = space.resample_masked({map_name: images[map_name]}, support, grid)
     return np.where(mask, found[map_name], np.float32(0))

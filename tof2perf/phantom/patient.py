@@ -15,20 +15,23 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
-from tof2perf import cohort as files
-from tof2perf import dsc, motion
+from tof2perf.cohorts import layout
+from tof2perf.cohorts.participants import SPLITS
+from tof2perf.cohorts.splits import stratified_split
 from tof2perf.maps import MAPS
+from tof2perf.perfusion import dsc, head_motion
 from tof2perf.phantom import bids, scanner
-from tof2perf.phantom.anatomy import Head, load_template, make_head, open_cisterns
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
-from tof2perf.phantom.perfusion import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
+from tof2perf.phantom.haemodynamics import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
+from tof2perf.phantom.head import Head, load_template, make_head, open_cisterns
 from tof2perf.phantom.protocol import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
-from tof2perf.splits import stratified_split
-from tof2perf.storage import write_json, write_table, write_text, write_volume
-from tof2perf.workers import tied
+from tof2perf.system.codebase import code_digest
+from tof2perf.system.files import write_json, write_table, write_text
+from tof2perf.system.workers import tied
+from tof2perf.volumes.nifti import write_volume
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
@@ -141,12 +144,12 @@ def simulate_patient(
         series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=analysis, artery=artery
     )
 
-    write_volume(files.tof_path(folder, name), tof, tof_affine)
-    write_volume(files.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
+    write_volume(layout.tof_path(folder, name), tof, tof_affine)
+    write_volume(layout.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
     bids.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
-    write_volume(files.dscref_path(folder, name), reference, dsc_affine)
+    write_volume(layout.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
-        write_volume(files.map_path(folder, name, key), values, dsc_affine)
+        write_volume(layout.map_path(folder, name, key), values, dsc_affine)
     _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
 
     first = patient.disease.lesions[0] if patient.disease.lesions else None
@@ -196,7 +199,7 @@ def perfusion_of_series(
     mask = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
     baseline = dsc.find_baseline(series[mask].mean(axis=0))
     if analysis.motion_correction:
-        series, _ = motion.motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
+        series, _ = head_motion.motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
     curves = dsc.signal_to_concentration(series[mask], te=te, baseline=baseline)
     if analysis.aif == "automatic":
         aif, _ = dsc.find_aif(curves, tr=tr)
@@ -236,7 +239,7 @@ def _placed_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 def patient_names(cohort: CohortProfile) -> list[str]:
     """``sub-0001`` and so on, as many as the splits hold."""
-    return [f"sub-{number:04d}" for number in range(1, sum(getattr(cohort, split) for split in files.SPLITS) + 1)]
+    return [f"sub-{number:04d}" for number in range(1, sum(getattr(cohort, split) for split in SPLITS) + 1)]
 
 
 def simulate_patients(
@@ -283,7 +286,7 @@ def simulate_cohort(
     Returns:
         ``participants.tsv`` as written, indexed by participant.
     """
-    counts = {split: getattr(cohort, split) for split in files.SPLITS}
+    counts = {split: getattr(cohort, split) for split in SPLITS}
     names = patient_names(cohort)
     bids.write_descriptions(folder, name, cohort=cohort)
     work = simulate_patients(folder, name, slice(None), cohort=cohort, phantom=phantom, seed=seed, jobs=jobs)
@@ -304,7 +307,7 @@ def _write_truth(
 ) -> None:
     """Keep what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
     brain = scanner.resample(patient.head.brain.astype(np.float32), patient.head.affine, tof_affine, phantom.tof_shape)
-    write_volume(files.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
+    write_volume(layout.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
     seen = np.linalg.inv(patient.poses[0]) @ dsc_affine
     truth = {key: getattr(patient.perfusion, key) for key in ("cbf", "cbv", "mtt", "delay", "supply")}
     truth["tmax"] = patient.perfusion.tmax()
@@ -312,25 +315,20 @@ def _write_truth(
     for key, values in truth.items():
         values = ndimage.gaussian_filter(values, sigma, truncate=3.0) if key in ("cbf", "cbv") else values
         on_grid = scanner.resample(values, patient.head.affine, seen, phantom.dsc_shape)
-        write_volume(files.truth_path(folder, name, key), on_grid, dsc_affine)
+        write_volume(layout.truth_path(folder, name, key), on_grid, dsc_affine)
         if key == "tmax":
-            write_volume(files.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
+            write_volume(layout.truth_path(folder, name, "lesion"), on_grid > LATE_S, dsc_affine)
     record = {
         "tof_to_dsc_mm": patient.poses[0].tolist(),
         "moves_mm": (patient.poses @ np.linalg.inv(patient.poses[0])).tolist(),
         "bolus_arrival_s": patient.bolus.arrival_s,
     }
-    write_json(files.truth_path(folder, name, "motion"), record)
+    write_json(layout.truth_path(folder, name, "motion"), record)
 
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
     """Digest of everything that makes a patient: code, protocol, grids and seed."""
     protocol = dataclasses.replace(cohort, train=0, validation=0, test=0)  # a patient is the same in any split
     digest = hashlib.sha256(repr((protocol, phantom, seed, tuple(MAPS.items()))).encode())
-    package = Path(__file__).resolve().parent
-    apart = ("oracle.py", "validation.py")  # what is made of a finished patient
-    own = (source for source in sorted(package.glob("*.py")) if source.name not in apart)
-    others = ("dsc.py", "arterial.py", "parametric.py", "motion.py", "cohort.py", "maps.py", "storage.py")
-    for source in (*own, *(package.parent / name for name in others)):
-        digest.update(source.read_bytes())
+    digest.update(code_digest(__name__).encode())
     return digest.hexdigest()

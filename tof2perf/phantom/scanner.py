@@ -5,10 +5,10 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from tof2perf.phantom.anatomy import Head, smooth_field
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, tissue_curves
 from tof2perf.phantom.disease import Disease, circulate
-from tof2perf.phantom.perfusion import Perfusion
+from tof2perf.phantom.haemodynamics import Perfusion
+from tof2perf.phantom.head import Head, smooth_field
 from tof2perf.phantom.vessels import Tree
 
 # 3 T: T1 in s and proton density relative to CSF.

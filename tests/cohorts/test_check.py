@@ -1,0 +1,298 @@
+"""Each fault that a folder of one's own can have is found, named, and met with a remedy; a healthy one gives none."""
+
+import gzip
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.own_data import MAP_AFFINE, MAP_SHAPE, TOF_AFFINE, TOF_SHAPE, brain, snapshot, write_patient, write_series
+
+from tof2perf.cohorts import check, layout, workspace
+from tof2perf.maps import MAPS
+from tof2perf.profiles import CohortProfile
+from tof2perf.system.files import write_json, write_table
+from tof2perf.volumes import nifti
+from tof2perf.volumes.nifti import write_volume
+
+COHORT = CohortProfile(train=2, validation=1, test=1)
+WHO = "sub-0002"
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clinic") / "acute"
+    rng = np.random.default_rng(8)
+    for number in range(1, 5):
+        patient = f"sub-{number:04d}"
+        write_patient(folder, patient, rng)
+        inside = brain(TOF_SHAPE, TOF_AFFINE)
+        write_volume(layout.brain_mask_path(folder, patient), inside, TOF_AFFINE)
+        lesion = brain(MAP_SHAPE, MAP_AFFINE) & (np.indices(MAP_SHAPE)[0] < 8)
+        write_volume(layout.lesion_mask_path(folder, patient), lesion, MAP_AFFINE)
+    splits = ["train", "train", "validation", "test"]
+    rows = pd.DataFrame({"participant_id": [f"sub-{n:04d}" for n in range(1, 5)], "split": splits})
+    write_table(folder / "participants.tsv", rows)
+    return folder
+
+
+@pytest.fixture
+def folder(healthy, tmp_path):
+    return shutil.copytree(healthy, tmp_path / "clinic" / "acute")
+
+
+def look(folder, cohort=COHORT):
+    return check.check_cohort(folder, "acute", cohort, jobs=1)
+
+
+def tmax(folder):
+    return layout.map_path(folder, WHO, "tmax")
+
+
+def change(path, function):
+    """Write an image again with other values; the affine stays."""
+    image = nifti.read_volume(path)
+    nib.save(nib.Nifti1Image(np.asarray(function(image.get_fdata()), np.float32), image.affine), path)
+
+
+def place(path, affine, qform="the same"):
+    """Give an image other affines: sform, and qform or none."""
+    moved = nib.Nifti1Image(np.asarray(nifti.read_volume(path).dataobj), None)
+    moved.set_sform(affine, code=1)
+    moved.set_qform(affine if isinstance(qform, str) else qform, code=0 if qform is None else 1)
+    nib.save(moved, path)
+
+
+def shifted(affine, mm):
+    moved = np.array(affine)
+    moved[0, 3] += mm
+    return moved
+
+
+def mirrored(affine, shape):
+    """The same positions, stored from the other side."""
+    return affine @ np.array([[-1.0, 0, 0, shape[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def header(path, field, text):
+    image = nib.load(path)
+    data = np.asarray(image.dataobj)
+    image = nib.Nifti1Image(data, image.affine, image.header)
+    image.header[field] = text
+    nib.save(image, path)
+
+
+def truncate(folder):
+    path = layout.tof_path(folder, WHO)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def not_gzip(folder):
+    layout.tof_path(folder, WHO).write_bytes(b"an e-mail attachment")
+
+
+def gone(folder):
+    for place in [folder, *(folder / "derivatives").iterdir()]:
+        shutil.rmtree(place / WHO)
+
+
+def with_nan(values):
+    values[3, 3, 3] = np.nan
+    return values
+
+
+def split_twice(folder):
+    path = folder / "participants.tsv"
+    path.write_text(path.read_text() + f"{WHO}\ttest\n")
+
+
+def no_split(folder):
+    path = folder / "participants.tsv"
+    path.write_text(path.read_text().replace(f"{WHO}\ttrain", f"{WHO}\t"))
+
+
+def store_flipped(folder):
+    for path in [layout.map_path(folder, WHO, name) for name in MAPS]:
+        values = nifti.read_volume(path).get_fdata()
+        affine = mirrored(MAP_AFFINE, MAP_SHAPE)
+        nib.save(nib.Nifti1Image(values[::-1].astype(np.float32), affine), path)
+
+
+def flip_voxels(folder):
+    for path in [layout.map_path(folder, WHO, name) for name in MAPS]:
+        change(path, lambda values: values[::-1])
+
+
+def copy_patient(folder):
+    for path in (folder / "sub-0001" / "anat").iterdir():
+        raw = gzip.decompress(path.read_bytes())  # other bytes on disk, the same voxels
+        layout.tof_path(folder, WHO).write_bytes(gzip.compress(raw, 9))
+
+
+def move_maps(folder):
+    for name in MAPS:
+        place(layout.map_path(folder, WHO, name), shifted(MAP_AFFINE, 400))
+
+
+def extend(folder):
+    image = nib.load(tmax(folder))
+    image = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"patient: Doe"))
+    nib.save(image, tmax(folder))
+
+
+def only_series(folder, **timing):
+    for name in MAPS:
+        layout.map_path(folder, WHO, name).unlink()
+    write_series(layout.dsc_path(folder, WHO), np.random.default_rng(0), frames=timing.pop("frames", 30))
+    path = layout.dsc_path(folder, WHO)
+    write_json(path.with_name(f"{WHO}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
+
+
+FAULTS = {  # what is done; in which file and words it is found; whether the patient is lost
+    "missing TOF": (lambda f: layout.tof_path(f, WHO).unlink(), "angio", "no TOF", True),
+    "missing map": (lambda f: layout.map_path(f, WHO, "cbv").unlink(), "cbv", "no cbv", True),
+    "extra image": (
+        lambda f: shutil.copy(tmax(f), tmax(f).with_name(f"{WHO}_ktrans.nii.gz")), "ktrans", "no name asks for", False
+    ),
+    "truncated gzip": (truncate, "angio", "cannot be read", True),
+    "no image at all": (not_gzip, "angio", "cannot be read", True),
+    "one slice": (lambda f: change(tmax(f), lambda v: v[:, :, :1]), "tmax", "16x18x1 voxels", True),
+    "4D map": (lambda f: change(tmax(f), lambda v: np.stack([v, v], -1)), "tmax", "4 dimensions", True),
+    "NaN": (lambda f: change(tmax(f), with_nan), "tmax", "1 voxels are NaN", True),
+    "infinite": (lambda f: change(tmax(f), lambda v: np.where(v > 9, np.inf, v)), "tmax", "infinite", True),
+    "constant": (lambda f: change(tmax(f), np.zeros_like), "tmax", "all voxels are equal", True),
+    "Tmax in ms": (lambda f: change(tmax(f), lambda v: v * 1000), "tmax", "looks like ms, not s", True),
+    "CBF in ml/g/s": (
+        lambda f: change(layout.map_path(f, WHO, "cbf"), lambda v: v / 6000), "cbf", "looks like ml/g/s", True
+    ),
+    "CBV in ml/g": (
+        lambda f: change(layout.map_path(f, WHO, "cbv"), lambda v: v / 100),
+        "cbv",
+        "looks like ml/g",
+        True,
+    ),
+    "singular affine": (
+        lambda f: place(tmax(f), np.diag([0.0, 12, 12, 1]), qform=None), "tmax", "affine is singular", True
+    ),
+    "far away": (move_maps, "tmax", "far from the input", True),
+    "other grid": (lambda f: place(tmax(f), shifted(MAP_AFFINE, 3)), "cbf", "not on the grid of the tmax map", True),
+    "qform and sform": (
+        lambda f: place(tmax(f), MAP_AFFINE, qform=shifted(MAP_AFFINE, 20)), "tmax", "disagree by 20 mm", True
+    ),
+    "qform mirrored": (
+        lambda f: place(tmax(f), MAP_AFFINE, qform=mirrored(MAP_AFFINE, MAP_SHAPE)), "tmax", "left and right", True
+    ),
+    "flipped storage": (store_flipped, "tmax", "stored the other way round", False),
+    "flipped voxels": (flip_voxels, "tmax", "looks mirrored", False),
+    "empty mask": (lambda f: change(layout.brain_mask_path(f, WHO), np.zeros_like), "brain", "mask is empty", True),
+    "mask off the head": (
+        lambda f: place(layout.brain_mask_path(f, WHO), shifted(TOF_AFFINE, 80)), "brain", "off the head", True
+    ),
+    "lesion off the maps": (
+        lambda f: place(layout.lesion_mask_path(f, WHO), shifted(MAP_AFFINE, 90)), "manual", "off the maps", True
+    ),
+    "copied patient": (copy_patient, "", "the same image as sub-0001 has (tof)", True),
+    "two splits": (split_twice, "participants", "is in two splits", True),
+    "unknown split": (
+        no_split, "participants", "has split ''", True
+    ),
+    "no folder": (gone, "participants", "listed, but has no folder", True),
+    "not listed": (
+        lambda f: (f / "participants.tsv").write_text(
+            "".join(line for line in (f / "participants.tsv").read_text().splitlines(True) if WHO not in line)
+        ),
+        "participants", "not listed", False,
+    ),
+    "name in the header": (lambda f: header(tmax(f), "descrip", b"DOE^JANE"), "tmax", "descrip may identify", False),
+    "date in the header": (lambda f: header(tmax(f), "descrip", b"scan 17.03.1951"), "tmax", "may identify", False),
+    "name field": (lambda f: header(tmax(f), "db_name", b"JD"), "tmax", "db_name may identify", False),
+    "extension": (extend, "tmax", "extension may identify", False),
+    "few frames": (lambda f: only_series(f, frames=8), "dsc", "only 8 frames", True),
+    "no echo time": (lambda f: only_series(f, EchoTime=None), "dsc", "echo time None", True),
+}  # fmt: skip
+
+
+def test_a_healthy_cohort_has_no_problem_and_is_not_touched(folder):
+    before = snapshot(folder)
+    assert look(folder) == []
+    assert snapshot(folder) == before
+
+
+def test_a_series_in_place_of_maps_is_no_problem(folder):
+    only_series(folder)
+    layout.lesion_mask_path(folder, WHO).unlink()
+    assert look(folder) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_and_named(folder, fault):
+    spoil, file, words, fatal = FAULTS[fault]
+    spoil(folder)
+    found = look(folder)
+    named = [entry for entry in found if entry.patient == WHO and words in entry.problem]
+    assert named, found
+    assert any(file in entry.file for entry in named)
+    assert all(entry.remedy for entry in found)
+    assert any(entry.fatal for entry in found) == fatal
+    assert {entry.patient for entry in found} <= {WHO, "all"}
+
+
+def test_sessions_of_one_patient_in_two_splits_are_found(folder):
+    rng = np.random.default_rng(4)
+    for session, split in (("01", "train"), ("02", "test")):
+        write_patient(folder, f"sub-0005_ses-{session}", rng)
+        path = folder / "participants.tsv"
+        path.write_text(f"{path.read_text()}sub-0005_ses-{session}\t{split}\n")
+    found = look(folder)
+    assert [entry.patient for entry in found] == ["sub-0005_ses-01", "sub-0005_ses-02"]
+    assert all("sub-0005 is in two splits (test, train)" in entry.problem and entry.fatal for entry in found)
+
+
+def test_the_text_of_a_header_is_not_repeated(folder):
+    header(tmax(folder), "descrip", b"DOE^JANE")
+    assert "DOE" not in check.format_table(look(folder))
+
+
+def test_a_cohort_of_two_is_too_small(folder):
+    (folder / "participants.tsv").write_text("participant_id\nsub-0001\nsub-0002\n")
+    assert [entry.problem for entry in look(folder) if entry.fatal] == ["2 usable patients"]
+
+
+def test_a_healthy_title_of_software_is_no_name(folder):
+    header(tmax(folder), "descrip", b"FSL5.0 TE=3.9")
+    assert look(folder) == []
+
+
+@pytest.mark.parametrize(("name", "factor"), [("tmax", 1e3), ("mtt", 1e3), ("ttp", 1e3), ("cbf", 1 / 6000)])
+def test_the_remedy_for_a_wrong_unit_undoes_it(name, factor, rng):
+    values = np.abs(rng.normal({"cbf": 45.0}.get(name, 5.0), 1.0, 500))
+    assert check.check_unit(name, values) == []
+    ((_, remedy),) = check.check_unit(name, values * factor)
+    assert check.check_unit(name, values * factor * float(remedy.split()[-1])) == []
+
+
+def test_the_command_reports_in_one_table_and_drops_on_request(folder, tmp_path, capsys):
+    words = ["--data", str(folder.parent), "--profile", "smoke", "--root", str(tmp_path)]
+    assert check.main(words) == 0
+    truncate(folder)
+    assert check.main(words) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if "acute/sub-0002" in line]
+    assert [part.strip() for part in row.split("|")][1] == "sub-0002/anat/sub-0002_acq-tof_angio.nii.gz"
+    assert "4 patients, 1 cannot be used" in lines[-1]
+    assert check.main([*words, "--drop"]) == 0
+    assert "left out: acute/sub-0002" in capsys.readouterr().out
+    here = workspace.Workspace("smoke", tmp_path, str(folder.parent))
+    assert list(workspace.read_dropped(here.dropped, "acute")) == ["sub-0002"]
+    shutil.copy(layout.tof_path(folder, "sub-0001"), layout.tof_path(folder, WHO))
+    change(layout.tof_path(folder, WHO), lambda values: values + 1)
+    assert check.main([*words, "--drop"]) == 0
+    assert not here.dropped.exists()
+
+
+def test_an_unknown_cohort_is_one_line(folder, capsys):
+    folder.rename(folder.with_name("heidelberg"))
+    assert check.main(["--data", str(folder.parent), "--profile", "smoke"]) == 1
+    assert "knows no cohort 'heidelberg'" in capsys.readouterr().err

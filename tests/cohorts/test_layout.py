@@ -1,0 +1,112 @@
+"""The cohort contract: what is read is checked, and every file has its place."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from tof2perf.cohorts import layout, workspace
+from tof2perf.cohorts.participants import patients_in
+from tof2perf.system.files import write_json, write_table
+from tof2perf.volumes import nifti
+from tof2perf.volumes.nifti import write_volume
+
+
+def test_a_volume_survives_the_round_trip_with_its_affine(tmp_path, rng):
+    array, affine = rng.normal(size=(4, 5, 6)).astype(np.float32), np.diag([2.0, -3.0, 4.0, 1.0])
+    write_volume(tmp_path / "a.nii.gz", array, affine)
+    image = nifti.read_volume(tmp_path / "a.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj), array) and np.array_equal(image.affine, affine)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 3, 3)), "all voxels are equal"),
+        (np.full((3, 3, 3), np.nan), "NaN"),
+        (np.random.default_rng(0).normal(size=(3, 3, 3, 2)), "4 dimensions"),
+    ],
+)
+def test_a_bad_volume_is_named_with_its_remedy(tmp_path, array, message):
+    path = tmp_path / "sub-0001_tmax.nii.gz"
+    nib.save(nib.Nifti1Image(array.astype(np.float32), np.eye(4)), path)
+    with pytest.raises(nifti.CohortError, match=message) as caught:
+        nifti.read_volume(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_singular_affine_is_an_error(tmp_path, rng):
+    path = tmp_path / "a.nii.gz"
+    image = nib.Nifti1Image(rng.normal(size=(3, 3, 3)).astype(np.float32), None)
+    image.header.set_sform(np.diag([0.0, 1.0, 1.0, 1.0]), code=1)
+    nib.save(image, path)
+    with pytest.raises(nifti.CohortError, match="singular"):
+        nifti.read_volume(path)
+
+
+def test_a_surface_is_no_volume_and_is_named(tmp_path):
+    path = tmp_path / "sub-0001_surface.gii"
+    nib.save(nib.gifti.GiftiImage(), path)
+    with pytest.raises(nifti.CohortError, match=r"sub-0001_surface.gii: cannot be read \(no volume"):
+        nifti.read_volume(path)
+
+
+def test_a_truncated_file_is_an_error(tmp_path, rng):
+    path = tmp_path / "a.nii.gz"
+    write_volume(path, rng.normal(size=(20, 20, 20)), np.eye(4))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(nifti.CohortError, match="cannot be read"):
+        nifti.read_volume(path)
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(nifti.CohortError, match="missing"):
+        nifti.read_volume(tmp_path / "none.nii.gz")
+
+
+def write_participants(folder, **columns):
+    write_table(folder / "participants.tsv", pd.DataFrame(columns))
+
+
+def test_splits_are_read_in_order(tmp_path):
+    write_participants(tmp_path, participant_id=["sub-2", "sub-1", "sub-3"], split=["train", "train", "test"])
+    assert patients_in(tmp_path, "train") == ["sub-2", "sub-1"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"participant_id": ["sub-1"]}, "no column 'split'"),
+        ({"participant_id": ["sub-1", "sub-1"], "split": ["train", "test"]}, "more than once"),
+        ({"participant_id": ["sub-1"], "split": ["holdout"]}, "split 'holdout'"),
+        ({"participant_id": ["sub-1"], "split": ["train"]}, "split 'test' has no patients"),
+    ],
+)
+def test_bad_participants_are_named(tmp_path, columns, message):
+    write_participants(tmp_path, **columns)
+    with pytest.raises(nifti.CohortError, match=message):
+        patients_in(tmp_path, "test")
+
+
+def test_own_data_never_share_a_results_folder_with_simulated_ones(tmp_path):
+    simulated, own = (
+        workspace.Workspace("laptop", tmp_path),
+        workspace.Workspace("laptop", tmp_path, str(tmp_path / "clinic")),
+    )
+    assert simulated.results != own.results
+    assert simulated.preprocessed("acute") != own.preprocessed("acute")
+
+
+def test_the_label_says_simulated_only_for_the_phantom(tmp_path):
+    for name, generator in (("phantom", "tof2perf.phantom"), ("clinic", "scanner export")):
+        write_json(
+            tmp_path / name / "acute" / "dataset_description.json",
+            {"Name": name, "GeneratedBy": [{"Name": generator}]},
+        )
+    assert workspace.Workspace("laptop", ".", str(tmp_path / "phantom")).label() == "simulated cohort, profile laptop"
+    assert workspace.Workspace("laptop", ".", str(tmp_path / "clinic")).label() == "own data clinic, profile laptop"
+
+
+def test_a_missing_map_is_named(tmp_path):
+    with pytest.raises(nifti.CohortError, match="sub-0001 has no tmax map"):
+        layout.require_maps(tmp_path, "sub-0001")

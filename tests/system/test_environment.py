@@ -1,0 +1,205 @@
+"""One lock file, from which every environment is made; a Makefile that says clearly what it cannot do."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from tools import benchmark_tables
+
+import tof2perf
+from tof2perf.report import tables
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+
+
+def locked() -> dict[str, str]:
+    """Normalised name -> the rest of its line in the lock file."""
+    text = (REPOSITORY / "requirements-lock.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    pairs = (re.fullmatch(r"([\w.-]+)(==.+)", line).groups() for line in lines)
+    return {normal(name): rest for name, rest in pairs}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+
+
+def test_every_line_of_the_lock_is_one_exact_version():
+    for name, rest in locked().items():
+        assert re.fullmatch(r"==[\w.]+( ; .+)?", rest), f"{name}{rest}"
+
+
+def test_every_direct_dependency_is_locked():
+    direct = [
+        *PROJECT["dependencies"],
+        *(entry for extra in PROJECT["optional-dependencies"].values() for entry in extra),
+    ]
+    names = {normal(re.match(r"[\w.-]+", requirement).group()) for requirement in direct}
+    assert names <= locked().keys()
+
+
+def test_the_package_the_project_and_the_citation_state_one_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert tof2perf.__version__ == PROJECT["version"] == citation["version"]
+
+
+def test_the_citation_names_the_paper_that_the_readme_names_and_code_and_text_have_a_licence():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert paper["title"] in readme and paper["authors"][0]["family-names"] == "Kossen"
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert (REPOSITORY / "LICENSE").read_text().startswith("MIT License")
+    assert "Attribution 4.0 International Public License" in (REPOSITORY / "LICENSE-text").read_text()
+    for name in ("LICENSE", "LICENSE-text", "CITATION.cff", "CONTRIBUTING.md"):
+        assert f"`{name}`" in readme
+
+
+def test_torch_is_locked_without_a_build_tag_so_that_each_platform_takes_its_own():
+    assert locked()["torch"] == "==2.13.0"
+
+
+def test_what_exists_on_one_platform_alone_carries_a_marker():
+    linux_or_windows_only = {"triton", "pywin32", "pywinpty", "colorama", "jeepney", "secretstorage"}
+    found = locked()
+    assert not any(name.startswith("nvidia-") for name in found)
+    assert not linux_or_windows_only & found.keys()
+    assert found["appnope"].endswith('; sys_platform == "darwin"')
+
+
+def test_conda_and_the_makefile_install_the_same_lock():
+    conda = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))
+    assert sorted(re.match(r"\w+", entry).group() for entry in conda) == ["make", "pip", "python"]
+    assert "python=3.11" in conda and "make>=4.3" in conda
+    assert pip == ["-r requirements-lock.txt", "-e ."]
+    assert "install -qq --disable-pip-version-check -r requirements-lock.txt" in (REPOSITORY / "Makefile").read_text()
+
+
+def test_an_unknown_profile_is_one_line_that_names_the_known_ones():
+    done = make("paper", "PROFILE=nonsense")
+    assert done.returncode != 0 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "unknown profile 'nonsense'" in line and "laptop" in line and "smoke" in line
+
+
+def test_an_older_make_gets_one_clear_line():
+    done = make("paper", ".FEATURES=target-specific order-only")
+    assert done.returncode != 0 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "GNU Make 4.3 or newer is needed" in line and "environment.yml" in line
+
+
+def test_a_data_folder_that_is_not_there_is_one_line():
+    done = make("paper", "DATA=/no/such/folder")
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "DATA=/no/such/folder: no such folder" in line
+
+
+def test_help_is_the_default_goal_and_lists_every_target():
+    shown = make().stdout
+    for target in (
+        "paper",
+        "book",
+        "smoke",
+        "test",
+        "verify",
+        "status",
+        "lint",
+        "lock",
+        "lab",
+        "clean",
+        "clean-all",
+        "PROFILE=",
+    ):
+        assert target in shown
+
+
+def test_own_data_take_the_place_of_the_simulation(tmp_path):
+    for cohort in ("acute", "pegasus"):
+        (tmp_path / "clinic" / cohort / "sub-0001").mkdir(parents=True)
+    shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", f"PYTHON={sys.executable}").stdout
+    assert "00-simulate" not in shown
+    assert f"--inputs {tmp_path}/clinic/acute" in shown
+    assert "results/laptop-clinic/models/acute_tmax" in shown
+
+
+def test_a_cohort_that_the_profile_does_not_know_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "clinic" / "heidelberg" / "sub-0001").mkdir(parents=True)
+    done = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", f"PYTHON={sys.executable}")
+    assert done.returncode != 0 and "run 01-preprocess" not in done.stdout
+    assert "knows no cohort 'heidelberg' (it has acute, pegasus); rename the folder, or add the cohort" in done.stderr
+
+
+def test_a_run_of_one_public_cohort_has_no_simulation_no_twin_and_no_appendix(tmp_path):
+    (tmp_path / "public" / "isles24" / "sub-stroke0001").mkdir(parents=True)
+    words = (f"DATA={tmp_path}/public", f"ROOT={tmp_path}", "PROFILE=paper", f"PYTHON={sys.executable}")
+    lines = [line for line in make("-n", "paper", *words).stdout.splitlines() if " run " in line]
+    steps = {line.split(" run ")[1].split()[0] for line in lines}
+    models = {
+        f"0{n}-{what}-isles24-{m}" for n, what in ((2, "train"), (3, "evaluate")) for m in ("tmax", "cbf", "cbv", "mtt")
+    }
+    assert models <= steps and "06-figure1" in steps and "04-dice" in steps
+    assert not {name for name in steps if "ttp" in name or name.startswith(("00", "10"))}
+    assert all("-p cohort isles24" in line for line in lines if "05-table1 --" not in line and "11-dist" not in line)
+    done = make("appendix4", "INSIDE=1", *words)
+    assert done.returncode != 0 and "10-appendix4: no cohort of this run (isles24) has what it shows" in done.stderr
+
+
+def test_heavy_steps_alone_go_through_a_launcher_and_cohorts_are_shared_by_jobs(tmp_path):
+    shown = make("-n", "paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", "RUN=srun -q").stdout.splitlines()
+    steps = {line.split(" run ")[1].split()[0]: line.split(" run ")[0] for line in shown if " run " in line}
+    assert len(steps) == 35
+    assert {name for name, words in steps.items() if "--by" in words} == {name for name in steps if name < "04"}
+    assert {name for name, words in steps.items() if "--by RUN_GPU" in words} == {n for n in steps if n[:2] == "02"}
+    parts = [line.split(" part ")[1].split()[:2] for line in shown if " part " in line]
+    shared = ("00-simulate-acute", "00-simulate-pegasus", "01-preprocess-acute", "01-preprocess-pegasus")
+    assert sorted(parts) == sorted([f"{k}/8", name] for name in shared for k in range(1, 9))
+
+
+def test_a_site_says_once_what_each_kind_of_step_gets(tmp_path):
+    site = tmp_path / "site.mk"
+    site.write_text("RUN_CPU = srun -p cpu\nRUN_GPU = srun -p gpu\nPARTS = 2\n")
+    words = ("paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", f"SITE={site}", "INSIDE=1")
+    line = ["--eval", "show: ; @echo $$RUN_CPU / $$RUN_GPU / $(PARTS)", "show"]
+    assert make("-s", *words[1:], *line).stdout.strip() == "srun -p cpu / srun -p gpu / 2"
+    assert make("-s", *words[1:], "RUN=env", *line).stdout.strip() == "env / env / 2"
+    assert make("-s", *words[1:-2], "INSIDE=1", *line).stdout.strip() == "/ / 1"
+
+
+@pytest.mark.parametrize("target", ["clean", "clean-all"])
+def test_cleaning_spares_what_took_long_or_belongs_to_the_user(target):
+    shown = make("-n", target).stdout
+    removed = shown.split()
+    assert "results/laptop/models" not in removed and "data" not in removed and "results" not in removed
+    assert ("data/simulated" in shown) == (target == "clean-all")
+    assert "! -name reference" in shown or target == "clean"
+
+
+def test_the_table_of_benchmarks_is_that_of_what_was_measured():
+    reference = REPOSITORY / "results" / "reference" / "laptop"
+    measured = json.loads((reference / "benchmarks.json").read_text(encoding="utf-8"))
+    assert f"{benchmark_tables.tables(measured)}\n" == (reference / "benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_every_number_in_the_tables_of_the_readme_is_that_of_the_reference_results():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    reference = REPOSITORY / "results" / "reference" / "laptop"
+    assert {found["name"] for found in tables.MARK.finditer(text)} >= {"errors", "lesions", "phantom", "truth"}
+    assert tables.ABSENT not in text
+    assert tables.render(text, reference) == text, "run python -m tof2perf.report.tables"

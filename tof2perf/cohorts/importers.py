@@ -1,0 +1,246 @@
+"""Bring foreign folders into the layout that `make paper DATA=` reads, by links: nothing is copied, nothing changed.
+
+    python -m tof2perf.cohorts.importers paper-naming SOURCE DATA  <id>_TOF.nii.gz, <id>_TMAX.nii.gz ...
+    python -m tof2perf.cohorts.importers isles24 SOURCE DATA       ISLES'24 as published, or a mirror of it
+    python -m tof2perf.cohorts.importers export COHORT TARGET         the other way: a cohort under the paper's naming
+
+An import that was interrupted, or to whose source patients were added, is called again: links that exist stay.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from tof2perf.cohorts import layout
+from tof2perf.maps import MAPS
+from tof2perf.system.files import link, write_bytes, write_json, write_table
+from tof2perf.volumes.nifti import CohortError
+
+# Roles by the ending of a name. The paper's folders held TOF and maps; the others are read if they are there.
+PAPER = {"TOF": "tof", **{name.upper(): name for name in MAPS}}
+PAPER |= {"CTA": "cta", "DSC": "series", "DSCREF": "reference", "BRAIN": "brain", "LESION": "lesion"}
+PAPER_NAME = re.compile(rf"(?P<id>.+?)(_ses-(?P<session>[A-Za-z0-9]+))?_(?P<role>{'|'.join(PAPER)})", re.IGNORECASE)
+ISLES_NAME = re.compile(
+    r"sub-(?P<id>[A-Za-z0-9]+)_ses-0*(?P<session>\d+)_(?P<space>space-ncct_)?(?P<role>cta|tmax|cbf|cbv|mtt)",
+    re.IGNORECASE,
+)
+ISLES = "isles24"
+
+Found = dict[str, dict[str, Path]]  # patient -> role -> file
+
+
+def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[str, list[str]]:
+    """Link folders in the paper's naming into cohorts.
+
+    Args:
+        source: folder with one folder a cohort, or the folder of one cohort.
+        data: folder that becomes ``DATA``; never inside ``source``.
+        cohort: name, if ``source`` is one cohort; that of the folder by default.
+
+    Returns:
+        Remarks by cohort: files that no name explains, patients who lack something.
+
+    Raises:
+        CohortError: no file follows the naming, or two patients would get one name.
+    """
+    source = Path(source)
+    inside = {folder.name: folder for folder in sorted(source.glob("*")) if folder.is_dir() and _images(folder)}
+    folders = {cohort or source.resolve().name: source} if _images(source) else inside
+    if not folders:
+        raise CohortError(f"{source}: no <id>_TOF.nii.gz here or one folder below; give the folder of the cohorts")
+    remarks: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        found: Found = {}
+        names: dict[str, str] = {}
+        remarks[name] = []
+        for path in _images(folder):
+            match = PAPER_NAME.fullmatch(_stem(path))
+            if match is None:
+                remarks[name].append(f"{path.name}: no part of the paper's naming, not imported")
+                continue
+            patient = _label(match["id"])
+            if names.setdefault(patient, match["id"]) != match["id"]:
+                raise CohortError(f"{path}: '{match['id']}' and '{names[patient]}' both become {patient}; rename one")
+            patient += f"_ses-{match['session']}" if match["session"] else ""
+            remarks[name] += _take(found, patient, PAPER[match["role"].upper()], path)
+        target = Path(data) / name
+        remarks[name] += _link_all(found, target)
+        _describe(target, folder, name)
+        _list_patients(target, found, names, folder / "participants.tsv")
+    return remarks
+
+
+def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
+    """Link ISLES'24 into the cohort ``isles24``: CT angiography and the maps in its space, of the first session.
+
+    Files are told by their names, wherever they lie: mirrors differ in folders (``rawdata``, ``ses-0001``, one folder
+    for all). The lesion of the second session is an infarct days later, no hypoperfused tissue: it is left out.
+
+    Args:
+        source: folder of the dataset, anything above the patients.
+        data: folder that becomes ``DATA``.
+
+    Returns:
+        Remarks by cohort.
+
+    Raises:
+        CohortError: no file follows the naming.
+    """
+    found: Found = {}
+    first: dict[str, int] = {}
+    names: dict[str, str] = {}
+    remarks: list[str] = []
+    matches = [(path, ISLES_NAME.fullmatch(_stem(path))) for path in _images(Path(source), deep=True)]
+    known = [(path, match) for path, match in matches if match is not None]
+    for _, match in known:
+        first[match["id"]] = min(int(match["session"]), first.get(match["id"], sys.maxsize))
+    for path, match in known:
+        patient, role = _label(match["id"]), match["role"].lower()
+        raw = role == "cta" and not match["space"] and "derivatives" not in path.parts
+        if int(match["session"]) != first[match["id"]] or raw:  # as acquired, a CTA does not lie where the maps do
+            continue
+        names[patient] = f"sub-{match['id']}"
+        remarks += _take(found, patient, role, path)
+    if not found:
+        raise CohortError(f"{source}: no sub-..._space-ncct_tmax.nii.gz below; give the folder of ISLES'24")
+    target = Path(data) / ISLES
+    remarks += _link_all(found, target)
+    _describe(target, Path(source), "ISLES'24")
+    _list_patients(target, found, names, Path(source) / "participants.tsv")
+    return {ISLES: remarks}
+
+
+def export_paper_naming(cohort: Path, target: Path) -> int:
+    """Link a cohort's TOF and maps under the paper's naming, as an author's folder looks.
+
+    Where the images come from goes along (``dataset_description.json``), so that simulated ones stay marked as such.
+
+    Returns:
+        Number of patients.
+    """
+    patients = layout.list_patients(Path(cohort))
+    for patient in patients:
+        paths = {"TOF": layout.tof_path(cohort, patient)}
+        paths |= {name.upper(): layout.map_path(cohort, patient, name) for name in MAPS}
+        for role, path in paths.items():
+            if path.is_file():
+                ending = path.name[path.name.index(".nii") :]
+                link(path, Path(target) / f"{patient.removeprefix('sub-')}_{role}{ending}")
+    description = Path(cohort) / "dataset_description.json"
+    if description.is_file():
+        write_bytes(Path(target) / description.name, description.read_bytes())
+    return len(patients)
+
+
+# --- steps all importers share ----------------------------------------------------------------------------------------
+
+
+def _images(folder: Path, *, deep: bool = False) -> list[Path]:
+    found = folder.rglob("*.nii*") if deep else folder.glob("*.nii*")
+    return sorted(path for path in found if path.name.endswith((".nii", ".nii.gz")) and path.is_file())
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _label(name: str) -> str:
+    """A BIDS label has letters and digits only."""
+    return "sub-" + re.sub(r"[^A-Za-z0-9]", "", name.removeprefix("sub-"))
+
+
+def _take(found: Found, patient: str, role: str, path: Path) -> list[str]:
+    """Note a file; of two for one role the first stays, and that is said."""
+    kept = found.setdefault(patient, {}).setdefault(role, path)
+    return [] if kept == path else [f"{patient}: {path} is left out, {kept} has the same role"]
+
+
+def _link_all(found: Found, target: Path) -> list[str]:
+    places: Mapping[str, Callable[[Path, str], Path]] = {
+        "tof": layout.tof_path,
+        "cta": lambda folder, patient: layout.input_path(folder, patient, "cta"),
+        "series": layout.dsc_path,
+        "reference": layout.dscref_path,
+        "brain": layout.brain_mask_path,
+        "lesion": layout.lesion_mask_path,
+    }
+    remarks = []
+    for patient, roles in sorted(found.items()):
+        for role, path in roles.items():
+            place = places[role](target, patient) if role in places else layout.map_path(target, patient, role)
+            link(path, place.with_name(place.name.removesuffix(".gz")) if path.name.endswith(".nii") else place)
+            sidecar = path.with_name(_stem(path) + ".json")
+            if sidecar.is_file():
+                link(sidecar, place.with_name(_stem(place) + ".json"))
+        if not roles.keys() & {"tof", "cta"}:
+            remarks.append(f"{patient}: no TOF or CTA where the maps are")
+    return remarks
+
+
+def _describe(target: Path, source: Path, name: str) -> None:
+    """The source's own description if it has one, which tells simulated from real; else a short one."""
+    given = source / "dataset_description.json"
+    if given.is_file():
+        write_bytes(target / given.name, given.read_bytes())
+    elif not (target / given.name).is_file():
+        write_json(target / given.name, {"Name": name, "BIDSVersion": "1.10.0"})
+
+
+def _list_patients(target: Path, found: Found, names: Mapping[str, str], given: Path) -> None:
+    """Write ``participants.tsv``: rows that are there stay (splits may have been added), new patients follow."""
+    path = target / "participants.tsv"
+    people = list(dict.fromkeys(layout.subject(patient) for patient in sorted(found)))
+    rows = pd.DataFrame({"participant_id": people, "source_id": [names[person] for person in people]})
+    if path.is_file():
+        before = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        rows = pd.concat([before, rows[~rows.participant_id.isin(before.participant_id)]]).fillna("")
+    elif given.is_file():
+        more = pd.read_csv(given, sep="\t", dtype=str, keep_default_na=False)
+        if "participant_id" in more:
+            more["participant_id"] = more.participant_id.map(_label)
+            rows = rows.merge(more.drop_duplicates("participant_id"), how="left", on="participant_id").fillna("")
+    write_table(path, rows)
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Command line, see the module's description."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tof2perf.cohorts.importers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind in ("paper-naming", "isles24", "export"):
+        sub = kinds.add_parser(kind)
+        sub.add_argument("source", type=Path)
+        sub.add_argument("target", type=Path)
+        if kind == "paper-naming":
+            sub.add_argument("--cohort", default="", help="name of the cohort, if SOURCE is the folder of one")
+    found = parser.parse_args(None if arguments is None else list(arguments))
+    try:
+        if not found.source.is_dir():
+            raise CohortError(f"{found.source}: no such folder; check the path")
+        if found.kind == "export":
+            print(f"{found.target}: {export_paper_naming(found.source, found.target)} patients")
+            return 0
+        if found.kind == "isles24":
+            remarks = import_isles24(found.source, found.target)
+        else:
+            remarks = import_paper_naming(found.source, found.target, cohort=found.cohort)
+    except (CohortError, OSError, json.JSONDecodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for cohort, lines in remarks.items():
+        print(*lines, sep="\n", end="\n" if lines else "")
+        print(f"{found.target / cohort}: {len(layout.list_patients(found.target / cohort))} patients")
+    print(f"next: make check DATA={found.target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Where a patient's files lie in a BIDS cohort.
+
+A patient is ``sub-XXXX``, or ``sub-XXXX_ses-YY`` if there are several sessions: each session is a sample of its own.
+"""
+
+from pathlib import Path
+
+from tof2perf.maps import MAPS
+from tof2perf.volumes.nifti import CohortError
+
+
+def list_patients(folder: Path) -> list[str]:
+    """Everyone who has a folder, in or beside the derivatives, one entry a session."""
+    found = set()
+    for base in (folder, *(folder / "derivatives").glob("*")):
+        for person in base.glob("sub-*"):
+            sessions = [entry.name for entry in person.glob("ses-*") if entry.is_dir()]
+            found |= {f"{person.name}_{session}" for session in sessions} or (
+                {person.name} if person.is_dir() else set()
+            )
+    # Someone whose images lie in sessions has no others, whatever empty folders there are.
+    return sorted(name for name in found if "_" in name or not any(other.startswith(f"{name}_") for other in found))
+
+
+def subject(patient: str) -> str:
+    """The person: ``sub-XXXX`` of ``sub-XXXX_ses-YY``."""
+    return patient.partition("_")[0]
+
+
+def existing(path: Path) -> Path:
+    """The file, or the same without compression where only that exists."""
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    return plain if not path.exists() and plain.exists() else path
+
+
+def _place(folder: Path, patient: str) -> Path:
+    return folder.joinpath(*patient.split("_"))
+
+
+def input_path(folder: Path, patient: str, modality: str = "tof") -> Path:
+    """The network's input: the native TOF-MRA, or ``sub-XXXX_<modality>`` for another."""
+    suffix = {"tof": "acq-tof_angio"}.get(modality, modality)
+    return existing(_place(folder, patient) / "anat" / f"{patient}_{suffix}.nii.gz")
+
+
+def tof_path(folder: Path, patient: str) -> Path:
+    """The native TOF-MRA."""
+    return input_path(folder, patient)
+
+
+def dsc_path(folder: Path, patient: str) -> Path:
+    """The DSC series (x, y, z, time)."""
+    return existing(_place(folder, patient) / "perf" / f"{patient}_dsc.nii.gz")
+
+
+def dscref_path(folder: Path, patient: str) -> Path:
+    """The DSC reference volume that is co-registered with the TOF."""
+    return existing(_place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_desc-ref_dscref.nii.gz")
+
+
+def map_path(folder: Path, patient: str, map_name: str) -> Path:
+    """One perfusion map in physical units on the DSC grid."""
+    return existing(_place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_{map_name}.nii.gz")
+
+
+def brain_mask_path(folder: Path, patient: str) -> Path:
+    """A given brain mask on the TOF grid (optional)."""
+    return existing(_place(folder / "derivatives" / "masks", patient) / "anat" / f"{patient}_desc-brain_mask.nii.gz")
+
+
+def lesion_mask_path(folder: Path, patient: str) -> Path:
+    """A manual mask of the hypoperfused lesion, on any grid in the space of the maps (optional)."""
+    return existing(_place(folder / "derivatives" / "lesions", patient) / "perf" / f"{patient}_desc-manual_mask.nii.gz")
+
+
+def truth_path(folder: Path, patient: str, name: str) -> Path:
+    """The phantom's ground truth: a volume, or ``motion`` (JSON). Read by tests only, never downstream."""
+    suffix = ".json" if name == "motion" else ".nii.gz"
+    return folder / "derivatives" / "truth" / patient / f"{patient}_desc-true_{name}{suffix}"
+
+
+def preprocessed_path(folder: Path, patient: str, name: str) -> Path:
+    """A preprocessed volume on the profile's grid: ``tof``, ``mask`` or a map's name."""
+    return folder / f"{patient}_{name}.nii.gz"
+
+
+def require_maps(folder: Path, patient: str, maps: tuple[str, ...] = tuple(MAPS)) -> None:
+    """Check that a patient's maps exist before anything is computed.
+
+    Raises:
+        CohortError: naming the first missing file.
+    """
+    for name in maps:
+        if not map_path(folder, patient, name).is_file():
+            raise CohortError(
+                f"{map_path(folder, patient, name)}: {patient} has no {name} map; provide it or drop the patient"
+            )

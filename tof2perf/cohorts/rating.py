@@ -1,0 +1,186 @@
+"""Blinded rating as in the paper: maps go out under pseudonyms, edited masks come back and are checked.
+
+A rater saw 20 real and 20 generated Tmax maps pseudonymised and in random order, began with Tmax > 6 s and removed by
+hand what lies outside the hypoperfused area. Here the maps and their preliminary masks are written as NIfTI for any
+editor; which case is which stands in a key file in a folder of its own, which the rater does not open.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+from nibabel.affines import voxel_sizes
+
+from tof2perf.system.files import write_json, write_text
+from tof2perf.volumes.nifti import write_volume
+
+MASK, TMAX = "_mask.nii.gz", "_tmax.nii.gz"
+INSTRUCTIONS = """\
+Blinded rating of Tmax maps
+===========================
+
+For each case there is a map, case-XXXXXX_tmax.nii.gz (in s), and a preliminary mask, case-XXXXXX_mask.nii.gz, which is
+Tmax > {threshold:g} s.
+
+1. Open the map and load the mask as segmentation, in any editor that reads NIfTI (ITK-SNAP, 3D Slicer, FSLeyes).
+2. Remove artefacts outside the hypoperfused area. Leave an empty mask if there is no lesion.
+3. Save the mask under its own name, on its own grid, into the folder
+
+       {returned}
+
+4. When all {count} masks are there, run `make paper` (or `make dice`) again. Masks that are missing, misnamed or on
+   another grid are named.
+
+Cases are in random order. Please do not open the folder `sealed` before all masks are saved.
+"""
+
+
+class RatingError(ValueError):
+    """Masks that cannot be used; the message names each in one line."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One map to rate: whose it is, ``real`` or ``gan``, Tmax (x, y, z) in s, brain mask and affine."""
+
+    patient: str
+    kind: str
+    tmax: np.ndarray
+    brain: np.ndarray
+    affine: np.ndarray
+
+
+def export_cases(
+    folder: Path, key_path: Path, cases: Iterable[Case], *, threshold_s: float, returned: str, rng: np.random.Generator
+) -> list[str]:
+    """Write maps and preliminary masks under pseudonyms, and the key apart from them.
+
+    A pseudonym is drawn from a random salt and the map itself: its order says nothing, and a map that changes gets
+    another one, so that masks of an older export are noticed.
+
+    Args:
+        folder: where the rater finds map, mask and instructions.
+        key_path: JSON file that tells cases from pseudonyms; not in ``folder``.
+        cases: the maps.
+        threshold_s: of the preliminary masks.
+        returned: folder that the edited masks belong into, as the instructions shall state it.
+        rng: draws the salt.
+
+    Returns:
+        The pseudonyms in their order, which is random with respect to the cases.
+
+    Raises:
+        RatingError: the key would lie among the maps.
+    """
+    if Path(folder) in Path(key_path).parents:
+        raise RatingError(f"{key_path}: the key lies among the maps that the rater sees; give it a folder of its own")
+    salt = rng.bytes(16)
+    key = {}
+    for case in cases:
+        tmax = np.where(case.brain, case.tmax, 0).astype(np.float32)
+        name = "case-" + hashlib.sha256(salt + case.kind.encode() + tmax.tobytes()).hexdigest()[:6]
+        write_volume(Path(folder) / f"{name}{TMAX}", tmax, case.affine)
+        write_volume(Path(folder) / f"{name}{MASK}", tmax > threshold_s, case.affine)
+        key[name] = {
+            "participant_id": case.patient,
+            "kind": case.kind,
+            "shape": list(tmax.shape),
+            "affine": np.asarray(case.affine, dtype=float).tolist(),
+        }
+    names = sorted(key)
+    write_text(
+        Path(folder) / "README.txt", INSTRUCTIONS.format(threshold=threshold_s, returned=returned, count=len(names))
+    )
+    write_json(Path(key_path), {"threshold_s": threshold_s, "cases": {name: key[name] for name in names}})
+    return names
+
+
+def collect_masks(folder: Path, key_path: Path) -> dict[tuple[str, str], np.ndarray]:
+    """Read what a rater has returned.
+
+    Args:
+        folder: with one edited mask for every case; may be missing or without images if nobody has rated.
+        key_path: the key of the export.
+
+    Returns:
+        Mask (x, y, z) bool by (patient, kind); empty if nobody has rated.
+
+    Raises:
+        RatingError: masks that are missing, misnamed, on another grid or no masks, each by name; or no key.
+    """
+    images = [path for path in sorted(Path(folder).glob("*")) if path.name.endswith((".nii", ".nii.gz"))]
+    if not images:
+        return {}
+    if not Path(key_path).is_file():
+        raise RatingError(f"{key_path}: missing, the masks in {folder} cannot be told apart; export the cases first")
+    cases = json.loads(Path(key_path).read_text(encoding="utf-8"))["cases"]
+    given: dict[str, Path] = {}
+    problems = []
+    for path in images:
+        name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_mask")
+        if name in cases and path.name.removesuffix(".gz").removesuffix(".nii").endswith("_mask"):
+            given[name] = path
+        else:
+            problems.append(f"{path.name} belongs to no case of this export")
+    masks = {}
+    for name, case in cases.items():
+        if name not in given:
+            problems.append(f"{name}{MASK} is missing")
+            continue
+        try:
+            masks[case["participant_id"], case["kind"]] = _read_mask(given[name], case)
+        except RatingError as error:
+            problems.append(str(error))
+    if problems:
+        raise RatingError(f"{folder}: {len(problems)} of the rater's masks cannot be used: {'; '.join(problems)}")
+    return masks
+
+
+def describe_edits(folder: Path, key_path: Path, exported: Path) -> list[dict[str, str | float]]:
+    """What the rater did to each preliminary mask, under its pseudonym.
+
+    Args:
+        folder: with the edited masks, all of them usable (:func:`collect_masks`).
+        key_path: the key of the export.
+        exported: folder of the export.
+
+    Returns:
+        A row a case: ``case``, ``preliminary_ml``, ``removed_ml``, ``added_ml``.
+    """
+    cases = json.loads(Path(key_path).read_text(encoding="utf-8"))["cases"]
+    masks = collect_masks(folder, key_path)
+    rows: list[dict[str, str | float]] = []
+    for name, case in cases.items():
+        image: Any = nib.load(Path(exported) / f"{name}{MASK}")
+        before, after = np.asarray(image.dataobj) > 0, masks[case["participant_id"], case["kind"]]
+        ml = float(voxel_sizes(image.affine).prod() / 1000)
+        numbers = {"preliminary": before, "removed": before & ~after, "added": after & ~before}
+        rows.append({"case": name, **{f"{k}_ml": np.count_nonzero(v) * ml for k, v in numbers.items()}})
+    return rows
+
+
+def _read_mask(path: Path, case: dict) -> np.ndarray:
+    """One mask on the grid of its case; an editor may have stored the axes in another order or direction."""
+    try:
+        image: Any = nib.load(path)
+        data = np.asarray(image.dataobj)
+    except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RatingError(f"{path.name} cannot be read ({reason})") from None
+    affine = np.array(case["affine"])
+    if data.ndim != 3:
+        raise RatingError(f"{path.name} has {data.ndim} dimensions, a mask has 3")
+    turn = orientations.ornt_transform(orientations.io_orientation(image.affine), orientations.io_orientation(affine))
+    turned = image.affine @ orientations.inv_ornt_aff(turn, data.shape)
+    data = orientations.apply_orientation(data, turn)
+    if list(data.shape) != case["shape"] or not np.allclose(turned, affine, atol=1e-2):
+        raise RatingError(f"{path.name} lies on another grid than its map ({'x'.join(map(str, data.shape))} voxels)")
+    if len(set(np.unique(data).tolist()) - {0}) > 1 or not np.isfinite(data).all() or data.min() < 0:
+        raise RatingError(f"{path.name} is no mask: it holds more than 0 and one label")
+    return data > 0

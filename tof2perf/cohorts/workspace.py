@@ -1,0 +1,159 @@
+"""Where one run reads and writes, and whose images it shows."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
+from tof2perf.volumes.nifti import CohortError
+
+DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one run reads and writes.
+
+    Attributes:
+        profile: the profile's name.
+        root: folder that holds ``data/`` and ``results/``.
+        data: folder with the user's own cohorts (one BIDS folder each); empty for the simulated cohorts.
+    """
+
+    profile: str
+    root: Path | str
+    data: str = ""
+
+    @property
+    def run(self) -> str:
+        """Name of the results folder; own data never share a folder with simulated ones."""
+        return f"{self.profile}-{Path(self.data).resolve().name}" if self.data else self.profile
+
+    @property
+    def results(self) -> Path:
+        """Folder of everything this run computes."""
+        return Path(self.root) / "results" / self.run
+
+    def cohort(self, cohort: str) -> Path:
+        """BIDS folder of a cohort."""
+        base = Path(self.data) if self.data else Path(self.root) / "data" / "simulated" / self.profile
+        return base / cohort
+
+    def cohorts(self, known: dict[str, CohortProfile]) -> list[str]:
+        """The cohorts of this run among those of the profile, see :func:`tof2perf.profiles.run_cohorts`."""
+        return run_cohorts(known, data=str(self.data), name=f"profile {self.profile}")
+
+    def models(self, known: dict[str, CohortProfile]) -> list[tuple[str, str]]:
+        """Every model of this run as (cohort, map)."""
+        return [(cohort, name) for cohort in self.cohorts(known) for name in known[cohort].maps]
+
+    def has(self, cohort: str) -> bool:
+        """Whether the user's folder, or the simulation, holds a cohort."""
+        return self.cohort(cohort).is_dir()
+
+    def intake(self, cohort: str) -> Path:
+        """Folder in which a cohort of the user's is completed: links to what is given, and what had to be made."""
+        return Path(self.root) / "data" / "intake" / self.run / cohort
+
+    @property
+    def dropped(self) -> Path:
+        """List of the patients that a check leaves out; it lies outside the user's folder."""
+        return Path(self.root) / "data" / "intake" / self.run / "dropped.tsv"
+
+    def oracle(self, cohort: str) -> Path:
+        """Folder of the oracle's maps of a simulated cohort; there is none for own data."""
+        return Path(self.root) / "data" / "oracle" / self.profile / cohort
+
+    def preprocessed(self, cohort: str) -> Path:
+        """Folder of a cohort's preprocessed volumes on the profile's grid."""
+        return Path(self.root) / "data" / "preprocessed" / self.run / cohort
+
+    def model(self, cohort: str, map_name: str) -> Path:
+        """Folder of one trained model."""
+        return self.results / "models" / f"{cohort}_{map_name}"
+
+    def predictions(self, cohort: str) -> Path:
+        """Folder of a cohort's generated maps."""
+        return self.results / "predictions" / cohort
+
+    def prediction_path(self, cohort: str, patient: str, map_name: str) -> Path:
+        """One generated map."""
+        return self.predictions(cohort) / f"{patient}_{map_name}.nii.gz"
+
+    def metrics(self, cohort: str, map_name: str) -> Path:
+        """Per-patient metrics of one model."""
+        return self.results / "metrics" / f"{cohort}_{map_name}.csv"
+
+    def relative(self, cohort: str, map_name: str) -> Path:
+        """Per-patient measures of one model that set the map's scale aside."""
+        return self.results / "metrics" / f"{cohort}_{map_name}_relative.csv"
+
+    @property
+    def rating(self) -> Path:
+        """Folder of the export for a blinded rating."""
+        return self.results / "rating"
+
+    @property
+    def rated(self) -> Path:
+        """Folder that a rater drops edited masks into; it belongs to the user, and no step clears it."""
+        return Path(self.root) / "data" / "rating" / self.run
+
+    @property
+    def tables(self) -> Path:
+        """Folder of tables."""
+        return self.results / "tables"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of figures."""
+        return self.results / "figures"
+
+    def label(self, cohort: str | None = None) -> str:
+        """What every table, figure and page must carry: the source of the data and the profile.
+
+        Args:
+            cohort: the one that is shown; all of the run by default.
+        """
+        folders = [self.cohort(cohort)] if cohort else self._held()
+        # What is partly simulated begins with that word, and so bears the tag.
+        sources = sorted({source(folder) for folder in folders}, key=lambda name: not name.startswith("sim"))
+        return f"{' and '.join(sources)}, profile {self.profile}"
+
+    def _held(self) -> list[Path]:
+        """Every cohort that is described or holds patients; their folder itself if there is none."""
+        base = self.cohort("")
+        described = {path.parent for path in base.glob("*/dataset_description.json")}
+        return sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)}) or [base]
+
+
+def source(folder: Path) -> str:
+    """``simulated cohort``, or ``own data NAME``: the name in ``dataset_description.json`` or else the folder's.
+
+    Raises:
+        CohortError: there is no such cohort, or its description is unreadable.
+    """
+    path = folder / "dataset_description.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
+    except FileNotFoundError:
+        if not looks_like_cohort(folder):
+            raise CohortError(
+                f"{path}: missing; simulate the cohort first or give DATA=FOLDER with BIDS cohorts"
+            ) from None
+        description, generators = {}, []
+    except (ValueError, AttributeError) as error:
+        raise CohortError(f"{path}: not valid JSON ({error}); repair or restore the file") from None
+    if "tof2perf.phantom" in generators:
+        return "simulated cohort"
+    return f"own data {description.get('Name') or folder.resolve().parent.name}"
+
+
+def read_dropped(path: Path, cohort: str) -> dict[str, str]:
+    """The patients of a cohort that a check leaves out, with the problem; empty without a list."""
+    if not Path(path).is_file():
+        return {}
+    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    return dict(frame[frame.cohort == cohort][["participant_id", "problem"]].itertuples(index=False, name=None))

@@ -1,0 +1,168 @@
+"""Preprocessed (TOF, map) pairs as the networks see them: normalised tensors, shuffled, mirrored left to right."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tof2perf.cohorts.layout import preprocessed_path
+from tof2perf.maps import TOF_BOUNDS, chosen_maps, get_map, normalise
+from tof2perf.volumes.hemispheres import left_right_axis
+from tof2perf.volumes.nifti import CohortError, read_volume
+
+
+class PhysicalPair(NamedTuple):
+    """One patient on the profile's grid, in physical units.
+
+    Attributes:
+        tof: (x, y, z) in units of the patient's own median brain intensity, 0 outside the brain.
+        target: the map (x, y, z) in its unit, 0 outside the brain.
+        mask: brain, bool (x, y, z).
+        affine: voxel indices to mm, (4, 4).
+    """
+
+    tof: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+def load_pair(folder: Path, patient: str, map_name: str) -> PhysicalPair:
+    """Read one patient's preprocessed TOF, map and brain mask.
+
+    Raises:
+        CohortError: a file is missing or unreadable, or the three do not share one grid.
+        ValueError: unknown map.
+    """
+    get_map(map_name)
+    images = {name: read_volume(preprocessed_path(folder, patient, name)) for name in ("tof", map_name, "mask")}
+    tof = images["tof"]
+    for name, image in images.items():
+        if image.shape != tof.shape or not np.allclose(image.affine, tof.affine, atol=1e-3):
+            raise CohortError(
+                f"{preprocessed_path(folder, patient, name)}: {image.shape} voxels or affine differ from the TOF's "
+                f"{tof.shape}; preprocess the patient again"
+            )
+    # NIfTI files are stored x fastest; the networks want the last axis fastest.
+    data = {name: np.ascontiguousarray(image.get_fdata(dtype=np.float32)) for name, image in images.items()}
+    return PhysicalPair(data["tof"], data[map_name], data["mask"] > 0.5, tof.affine)
+
+
+class PairDataset:
+    """All pairs of some patients, read once and kept in memory as float32 tensors (maps, x, y, z) in [-1, 1].
+
+    The scaling comes from the fixed ranges of :mod:`tof2perf.maps`, never from the data, so no split can leak its
+    extremes into another. Indexing gives ``(tof, target)``; ``masks`` holds the brain masks, bool (1, x, y, z).
+
+    Args:
+        folder: preprocessed cohort.
+        patients: patients to read, in order.
+        map_name: the target map; ``all`` stacks the five.
+
+    Raises:
+        CohortError: no patients, a file missing or unreadable, or patients on grids of different shapes.
+    """
+
+    def __init__(self, folder: Path, patients: Sequence[str], map_name: str) -> None:
+        if not patients:
+            raise CohortError(f"{folder}: no patients to load; assign some to the split in participants.tsv")
+        maps = chosen_maps(map_name)
+        self.folder = Path(folder)
+        self.patients = list(patients)
+        self.tofs: list[Tensor] = []
+        self.targets: list[Tensor] = []
+        self.masks: list[Tensor] = []
+        self.mirror_axes: list[int] = []  # axis of the (1, x, y, z) tensors that runs left to right
+        for patient in self.patients:
+            pair, *others = [load_pair(self.folder, patient, entry.name) for entry in maps]
+            self.tofs.append(normalise(torch.from_numpy(pair.tof), TOF_BOUNDS)[None])
+            self.targets.append(
+                torch.stack(
+                    [
+                        normalise(torch.from_numpy(one.target), entry.bounds)
+                        for one, entry in zip((pair, *others), maps, strict=True)
+                    ]
+                )
+            )
+            self.masks.append(torch.from_numpy(pair.mask)[None])
+            self.mirror_axes.append(1 + left_right_axis(pair.affine))
+            if self.tofs[-1].shape != self.tofs[0].shape:
+                raise CohortError(
+                    f"{preprocessed_path(self.folder, patient, 'tof')}: {pair.tof.shape} voxels, the first patient has "
+                    f"{tuple(self.tofs[0].shape[1:])}; preprocess the cohort on one grid"
+                )
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.tofs[index], self.targets[index]
+
+    def mirrored(self, index: int) -> tuple[Tensor, Tensor]:
+        """A pair with left and right exchanged, whichever array axis that is."""
+        axis = self.mirror_axes[index]
+        return self.tofs[index].flip(axis), self.targets[index].flip(axis)
+
+    def shuffled(self, generator: torch.Generator, *, flip: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """One epoch, pair by pair: every patient once, in random order, mirrored with probability 1/2 if ``flip``.
+
+        Yields:
+            (patient, TOF, target), tensors (1, x, y, z) and (maps, x, y, z).
+        """
+        for patient, tof, target in self.batches(generator, flip=flip, size=1):
+            yield patient, tof[0], target[0]
+
+    def batches(
+        self, generator: torch.Generator, *, flip: bool, size: int, rank: int = 0, processes: int = 1
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """One epoch in batches; a last one that is not full is filled up with the first patients of the epoch.
+
+        All that is random is drawn before the first batch, so the generator's state between two epochs says
+        everything about the epochs to come. Several processes draw the same and share every batch.
+
+        Args:
+            generator: source of order and mirroring, the same in every process.
+            flip: mirror each pair with probability 1/2.
+            size: patients in a batch, a multiple of ``processes``.
+            rank: which of the processes this is, from 0.
+            processes: how many share a batch.
+
+        Yields:
+            (names of the whole batch's patients, TOFs, targets), this process's share of the batch as tensors
+            (share, 1, x, y, z) and (share, maps, x, y, z).
+        """
+        order = torch.randperm(len(self), generator=generator).tolist()
+        coins = (torch.rand(len(self), generator=generator) < 0.5).tolist()
+        drawn = itertools.cycle(zip(order, coins, strict=True))
+        for _ in range(0, len(self), size):
+            batch = list(itertools.islice(drawn, size))
+            share = [self.mirrored(index) if flip and coin else self[index] for index, coin in batch[rank::processes]]
+            tofs, targets = (torch.stack(volumes) for volumes in zip(*share, strict=True))
+            yield ", ".join(self.patients[index] for index, _ in batch), tofs, targets
+
+    def require_left_to_right(self) -> None:
+        """Check that the first axis of every volume runs left to right, as a network that mirrors it takes for granted.
+
+        Raises:
+            CohortError: another axis does.
+        """
+        for patient, axis in zip(self.patients, self.mirror_axes, strict=True):
+            if axis != 1:
+                raise CohortError(
+                    f"{preprocessed_path(self.folder, patient, 'tof')}: axis {axis} runs left to right, input "
+                    "'tof+mirror' needs the first one to; preprocess the patient again"
+                )
+
+    def fingerprint(self) -> str:
+        """Digest of all patients and voxels, to tell whether a checkpoint belongs to these data."""
+        digest = hashlib.sha256()
+        for patient, *volumes in zip(self.patients, self.tofs, self.targets, self.masks, strict=True):
+            digest.update(patient.encode())
+            for volume in volumes:
+                digest.update(volume.numpy().data)
+        return digest.hexdigest()

@@ -1,0 +1,167 @@
+"""One pix2pix GAN: both networks, their optimisers, and the step in which they learn from one batch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from tof2perf.gan.devices import mean_over_processes
+from tof2perf.gan.losses import adversarial, l1, ssim
+from tof2perf.gan.networks import PatchDiscriminator, UNetGenerator
+from tof2perf.gan.weights import prefixed, under
+
+LOSSES = ("discriminator", "adversarial", "l1", "ssim", "generator")
+INPUTS = ("tof", "tof+mirror")
+OBJECTIVES = ("intended", "released")
+TOGETHER = 2**18  # voxels of a batch up to which real and generated maps are judged in one pass
+
+
+class Pix2Pix:
+    """Generator, discriminator and their optimisers.
+
+    With ``objective: released`` the losses have the two faults of the released code, so that their effect can be seen:
+    the SSIM term is counted but, computed in NumPy there, has no gradient; and the discriminator's answers go through
+    a sigmoid before a loss that takes logits.
+
+    Args:
+        network: profile section with ``levels``, ``generator_filters``, ``discriminator_filters``,
+            ``discriminator_layers``, ``input``.
+        training: profile section with rates, loss weights, objective and what saves memory.
+        maps: how many maps are made at once.
+        seed: seed of the initial weights.
+        fabric: device, precision and the other processes, from :func:`tof2perf.gan.devices.make_fabric`.
+    """
+
+    def __init__(self, network: Any, training: Any, *, maps: int = 1, seed: int, fabric: Fabric) -> None:
+        weights = torch.Generator().manual_seed(seed)
+        self.generator = UNetGenerator(
+            levels=network.levels,
+            filters=network.generator_filters,
+            maps=maps,
+            mirrored=network.input == "tof+mirror",
+            recompute=training.checkpoint_activations,
+            generator=weights,
+            spread=training.initial_spread,
+        )
+        self.discriminator = PatchDiscriminator(
+            filters=network.discriminator_filters,
+            layers=network.discriminator_layers,
+            maps=maps,
+            generator=weights,
+            spread=training.initial_spread,
+        )
+        self.training, self.fabric = training, fabric
+        # What tensor cores want. On processors it is slower, and group normalisation in this format crashes there
+        # (PyTorch 2.13).
+        self.layout = torch.channels_last_3d if fabric.device.type == "cuda" else torch.contiguous_format
+        for part in (self.generator, self.discriminator):
+            part.to(fabric.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.optimisers = {
+            name: torch.optim.Adam(
+                getattr(self, name).parameters(),
+                lr=getattr(training, f"{name}_rate"),
+                betas=training.betas,
+                fused=True,
+            )
+            for name in ("generator", "discriminator")
+        }
+
+    def step(self, tof: Tensor, target: Tensor, *, rate: float) -> dict[str, float]:
+        """Learn from one batch, or from this process's share of it.
+
+        Args:
+            tof: (batch, 1, x, y, z) in [-1, 1].
+            target: (batch, maps, x, y, z) in [-1, 1].
+            rate: factor on both learning rates, from the schedule.
+
+        Returns:
+            Every loss before its weight, and ``generator``, their weighted sum; means over all processes.
+        """
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate * getattr(self.training, f"{name}_rate")
+        tof, target = (volume.contiguous(memory_format=self.layout) for volume in (tof, target))
+        losses = {name: torch.zeros((), device=tof.device) for name in LOSSES}
+
+        # Forward: once; both steps below use this volume.
+        with self.fabric.autocast():
+            generated = self.generator(tof)
+        generated = generated.float()
+
+        # Discriminator step: the generated volume is detached, so nothing reaches the generator.
+        if self.training.adversarial_weight:
+            self.discriminator.requires_grad_(True)
+            losses["discriminator"] = self._descend("discriminator", self._judged(tof, target, generated.detach()))
+
+        # Generator step: against the discriminator just updated, whose own weights need no gradient now.
+        if self.training.adversarial_weight:
+            self.discriminator.requires_grad_(False)
+            losses["adversarial"] = adversarial(self._answers(tof, generated), real=True)
+        losses["l1"] = l1(generated, target)
+        if self.training.ssim_weight:
+            compared = generated.detach() if self.training.objective == "released" else generated
+            losses["ssim"] = 1.0 - ssim(compared, target, data_range=2.0, window=self.training.ssim_window)
+        weighted = sum(
+            getattr(self.training, f"{name}_weight") * losses[name] for name in ("adversarial", "l1", "ssim")
+        )
+        losses["generator"] = self._descend("generator", [weighted])
+        values = torch.stack([losses[name].detach() for name in LOSSES])
+        return dict(zip(LOSSES, self._averaged(values).tolist(), strict=True))
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, named."""
+        tensors = {**prefixed("generator", self.generator.state_dict())}
+        tensors |= prefixed("discriminator", self.discriminator.state_dict())
+        for name, optimiser in self.optimisers.items():
+            for index, moments in optimiser.state_dict()["state"].items():
+                tensors |= prefixed(f"adam/{name}/{index}", moments)
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave."""
+        for name, optimiser in self.optimisers.items():
+            getattr(self, name).load_state_dict(under(name, tensors))
+            groups = optimiser.state_dict()["param_groups"]
+            states = {index: under(f"adam/{name}/{index}", tensors) for index in groups[0]["params"]}
+            states = {index: moments for index, moments in states.items() if moments}
+            optimiser.load_state_dict({"state": states, "param_groups": groups})
+
+    def _judged(self, tof: Tensor, target: Tensor, generated: Tensor) -> Iterable[Tensor]:
+        """The discriminator's loss: of small volumes at once, of large ones in two parts, which halves the memory.
+
+        Normalisation is per volume, so real and generated maps do not see each other in either case.
+        """
+        if tof.numel() <= TOGETHER:
+            real, fake = self._answers(torch.cat([tof, tof]), torch.cat([target, generated])).chunk(2)
+            yield 0.5 * (adversarial(real, real=True) + adversarial(fake, real=False))
+        else:
+            yield 0.5 * adversarial(self._answers(tof, target), real=True)
+            yield 0.5 * adversarial(self._answers(tof, generated), real=False)
+
+    def _answers(self, tof: Tensor, maps: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            logits = self.discriminator(tof, maps)
+        return torch.sigmoid(logits.float()) if self.training.objective == "released" else logits.float()
+
+    def _descend(self, name: str, parts: Iterable[Tensor]) -> Tensor:
+        """Update one network by the gradient of the sum of the parts; returns that sum.
+
+        Gradients are released at once: at full size they would take as much memory as the weights through the next
+        forward pass.
+        """
+        total = torch.zeros((), device=self.fabric.device)
+        for part in parts:
+            part.backward()
+            total = total + part.detach()
+        for weight in getattr(self, name).parameters():
+            if weight.grad is not None:
+                weight.grad = self._averaged(weight.grad)
+        self.optimisers[name].step()
+        self.optimisers[name].zero_grad(set_to_none=True)
+        return total
+
+    def _averaged(self, values: Tensor) -> Tensor:
+        """The mean over all processes, each of which has an equal share of the batch."""
+        return mean_over_processes(values, self.fabric)

@@ -1,0 +1,354 @@
+"""Preprocessing as in the paper: skull stripping, N4, co-registration, one common grid. Originals are only read."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from nibabel.affines import apply_affine
+from scipy import ndimage
+from tqdm.auto import tqdm
+
+from tof2perf.cohorts import layout, workspace
+from tof2perf.cohorts.participants import read_participants
+from tof2perf.maps import MAPS, TOF_BOUNDS, denormalise, normalise
+from tof2perf.preprocessing import skullstrip
+from tof2perf.preprocessing.training_range import record_inputs
+from tof2perf.profiles import PreprocessingProfile
+from tof2perf.system.codebase import code_digest
+from tof2perf.system.files import locked, write_bytes, write_json, write_table, write_text
+from tof2perf.system.workers import tied
+from tof2perf.volumes import nifti, space
+from tof2perf.volumes.nifti import write_volume
+
+N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
+SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
+
+Quality = dict[str, str | float]
+
+
+class PreparedTof(NamedTuple):
+    """A TOF as the networks want it, but for its unit.
+
+    Attributes:
+        corrected: bias-corrected, skull included, at its own resolution.
+        brain: boolean mask of the same shape.
+        values: brain (x, y, z) on the grid of the network, 0 outside ``mask``, in the units of the original.
+        mask: boolean mask on that grid.
+        affine: of that grid, (4, 4).
+    """
+
+    corrected: nib.Nifti1Image
+    brain: np.ndarray
+    values: np.ndarray
+    mask: np.ndarray
+    affine: np.ndarray
+
+
+def preprocess_cohort(
+    cohort_folder: Path,
+    out_folder: Path,
+    *,
+    settings: PreprocessingProfile,
+    maps: Sequence[str] = tuple(MAPS),
+    modality: str = "tof",
+    intensity: str | tuple[float, float] = "n4",
+    registration: str = "rigid",
+    jobs: int | None = None,
+) -> pd.DataFrame:
+    """Preprocess all patients of a cohort in parallel; those already done with the same inputs are left alone.
+
+    Args:
+        cohort_folder: BIDS folder to read.
+        out_folder: folder for the preprocessed volumes, ``qc.csv``, a copy of ``participants.tsv``, and what
+            :func:`tof2perf.preprocessing.training_range.record_inputs` says of the training patients.
+        settings: see :func:`preprocess_patient`.
+        maps: names of the perfusion maps.
+        modality: see :func:`preprocess_patient`, as are ``intensity`` and ``registration``.
+        intensity: what becomes of the input's values.
+        registration: whether head motion is sought.
+        jobs: worker processes, one thread each; all available cores by default. Results do not depend on it.
+
+    Returns:
+        One row of quality control a patient, indexed by ``participant_id`` in the order of ``participants.tsv``.
+
+    Raises:
+        CohortError: the first patient who cannot be preprocessed. Missing files are found before any work starts.
+        WriteError: another run is at work in ``out_folder``, or there is no room.
+    """
+    cohort_folder, out_folder = Path(cohort_folder), Path(out_folder)
+    participants = read_participants(cohort_folder)
+    patients = participants.index
+    for patient in patients:
+        _inputs(cohort_folder, patient, maps, modality)
+    work = joblib.delayed(preprocess_patient)
+    choices: dict[str, Any] = {"maps": maps, "modality": modality, "intensity": intensity, "registration": registration}
+    with locked(out_folder):
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
+            results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
+            rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
+        table = pd.DataFrame(rows, index=patients)
+        described = (cohort_folder / "dataset_description.json").is_file()
+        trained = patients[participants.split == "train"]
+        record_inputs(
+            out_folder,
+            {name: layout.input_path(cohort_folder, name, modality) for name in trained},
+            settings=settings,
+            source=workspace.source(cohort_folder) if described else "a cohort without description",
+            intensity=intensity,
+            quality=table,
+        )
+        write_table(out_folder / "qc.csv", table, index=True)
+        write_bytes(out_folder / "participants.tsv", (cohort_folder / "participants.tsv").read_bytes())
+    return table
+
+
+def preprocess_patient(
+    cohort_folder: Path,
+    patient: str,
+    out_folder: Path,
+    *,
+    settings: PreprocessingProfile,
+    maps: Sequence[str] = tuple(MAPS),
+    modality: str = "tof",
+    intensity: str | tuple[float, float] = "n4",
+    registration: str = "rigid",
+) -> Quality:
+    """Bring one patient's TOF and maps onto the profile's grid: the TOF's field of view in ``settings.shape`` voxels.
+
+    Writes ``tof`` (the input, in medians of the patient's own brain), ``mask``, the maps (physical units) and, if
+    given, ``lesion``. All are 0 outside the mask, which holds the voxels that are brain in the TOF and covered by the
+    maps. The quality control is written last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4, to a
+    nanometre), and marks a patient as complete.
+
+    Args:
+        cohort_folder: BIDS folder to read.
+        patient: ``sub-XXXX``.
+        out_folder: folder to write to.
+        settings: ``shape`` of the grid; ``skull_strip``, one of ``skullstrip.METHODS``; ``n4_mm`` and
+            ``registration_mm``, the voxel sizes at which bias field and head motion are estimated.
+        maps: names of the perfusion maps.
+        modality: what the network sees, ``tof`` or the suffix of another input's file.
+        intensity: ``n4``: bias is corrected and values are divided by the median inside the brain. A window (low, high)
+            for inputs with a unit, such as CT, is mapped linearly onto the range that the network sees.
+        registration: ``rigid``, or ``none`` where the maps lie in the input's space already.
+
+    Returns:
+        Method used (``skull_strip``); ``brain_ml`` in the TOF; motion between TOF and DSC (``rotation_deg``, and
+        ``translation_mm`` of the brain's centre); ``mutual_information`` (nats; 0 if no motion was sought);
+        ``coverage``, the part of the TOF's brain for which there are maps.
+
+    Raises:
+        CohortError: a missing or unusable file. Nothing is written then.
+    """
+    paths = _inputs(cohort_folder, patient, maps, modality)
+    method = skullstrip.choose_method(settings.skull_strip, paths, magnetic=intensity == "n4")
+    digest = _digest(paths, settings, f"{method} {modality} {intensity} {registration}")
+    # Hidden, so that it is no result: a comment in this code makes no other patients, and retrains nothing.
+    record, key = out_folder / f"{patient}_qc.json", out_folder / f".{patient}_made-from"
+    outputs = {name: layout.preprocessed_path(out_folder, patient, name) for name in ("tof", "mask", *maps)}
+    if "lesion" in paths:
+        outputs["lesion"] = layout.preprocessed_path(out_folder, patient, "lesion")
+    if (quality := _finished(record, key, digest, outputs.values())) is not None:
+        return quality
+
+    # The order of storage is settled once, here; from now on only world positions count.
+    images = {
+        name: nib.as_closest_canonical(nifti.read_volume(path)) for name, path in paths.items() if name != "lesion"
+    }
+    support = _support({name: images[name] for name in maps}, paths)
+    if method == "maps":
+        images["brain"] = nib.Nifti1Image(support.astype(np.float32), images[maps[0]].affine)
+    tof, brain, values, mask, affine = prepare_tof(
+        images["tof"],
+        settings=settings,
+        method=method,
+        given=images.get("brain"),
+        intensity=intensity,
+        source=paths["tof"],
+    )
+    motion, information = np.eye(4), 0.0
+    try:
+        if registration == "rigid":
+            motion, information = space.register(tof, brain, images["dscref"], mm=settings.registration_mm)
+    except RuntimeError:  # ITK's word for volumes that do not overlap
+        raise nifti.CohortError(
+            f"{paths['dscref']}: cannot be aligned with the TOF; check that both affines are in one scanner space"
+        ) from None
+
+    grid = nib.Nifti1Image(values, affine)
+    arrays, covered = space.resample_masked({name: images[name] for name in maps}, support, grid, motion)
+    coverage = float((mask & covered).sum() / max(mask.sum(), 1))
+    if coverage < SMALLEST_COVERAGE:
+        raise nifti.CohortError(
+            f"{paths[maps[0]]}: the maps cover {coverage:.0%} of the brain in the TOF; check both affines and the masks"
+        )
+    mask &= covered
+    arrays = {"tof": scale_input(values, mask, intensity=intensity), "mask": mask} | arrays
+    if "lesion" in paths:
+        drawn = nib.as_closest_canonical(_read_mask(paths["lesion"]))
+        arrays["lesion"] = space.resample(drawn, grid, motion) > 0.5
+
+    key.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
+    for name, array in arrays.items():
+        write_volume(outputs[name], np.where(mask, array, array.dtype.type(0)), grid.affine)
+    centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
+    quality = {
+        "skull_strip": method,
+        "brain_ml": round(float(brain.sum()) * space.voxel_ml(tof), 1),
+        "rotation_deg": round(_angle_deg(motion), 3),
+        "translation_mm": round(float(np.linalg.norm(apply_affine(motion, centre) - centre)), 3),
+        "mutual_information": round(information, 4),
+        "coverage": round(coverage, 4),
+    }
+    write_json(record, {"participant_id": patient, **quality, "tof_to_dsc_mm": np.round(motion, 6).tolist()})
+    write_text(key, digest)
+    return quality
+
+
+def prepare_tof(
+    tof: nib.Nifti1Image,
+    *,
+    settings: PreprocessingProfile,
+    method: str,
+    given: nib.Nifti1Image | None = None,
+    intensity: str | tuple[float, float] = "n4",
+    source: Path | str = "TOF",
+) -> PreparedTof:
+    """Take the skull and the bias field off a TOF and bring it onto the grid of the network.
+
+    Training and prediction share these steps; what remains is :func:`scale_input`.
+
+    Args:
+        tof: volume (x, y, z) in closest canonical orientation.
+        settings: as for :func:`preprocess_patient`.
+        method: see :func:`tof2perf.preprocessing.skullstrip.strip_skull`.
+        given: brain mask for the methods ``given`` and ``maps``.
+        intensity: as for :func:`preprocess_patient`; a window needs no bias correction.
+        source: file named in errors.
+
+    Raises:
+        CohortError: no brain was found.
+    """
+    brain = skullstrip.strip_skull(tof, method=method, given=given, source=source)
+    corrected = correct_bias(tof, brain, mm=settings.n4_mm) if intensity == "n4" else tof
+    values, mask = space.resize_masked(np.asarray(corrected.dataobj), brain, settings.shape)
+    if not mask.any():
+        raise nifti.CohortError(f"{source}: its brain is smaller than a voxel of {settings.shape}; check its affine")
+    return PreparedTof(corrected, brain, values, mask, space.resized_affine(corrected, settings.shape))
+
+
+def scale_input(values: np.ndarray, mask: np.ndarray, *, intensity: str | tuple[float, float]) -> np.ndarray:
+    """Bring a prepared input (x, y, z) to the range that the networks see: see :func:`preprocess_patient`."""
+    if isinstance(intensity, str):
+        return values / np.median(values[mask])
+    return denormalise(normalise(values, intensity), TOF_BOUNDS).astype(np.float32)
+
+
+def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.Nifti1Image:
+    """Divide a TOF by its smooth intensity bias: N4 (Tustison 2010, doi 10.1109/TMI.2010.2046908).
+
+    Args:
+        tof: volume (x, y, z).
+        brain: boolean mask (x, y, z) in which the field is estimated.
+        mm: voxel size for the estimate; the correction is applied at full resolution.
+
+    Returns:
+        Corrected volume (x, y, z), in the units of the original.
+    """
+    values = np.asarray(tof.dataobj, dtype=np.float32)
+    # N4 takes logarithms, and vessels are not bias: neither zeros nor the brightest per cent shall count.
+    middle, bright = np.percentile(values[brain], (50, 99))
+    usual = np.clip(values, 0.01 * middle, bright)
+    shape = space.coarse_shape(tof, mm)
+    coarse, mask = space.resize_masked(usual, brain, shape)
+    grid = space.resized_affine(tof, shape)
+    image = space.to_itk(np.where(mask, coarse, np.float32(middle)), grid)
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
+    # The filters inside N4 take the global number of threads, and with it their order of summation.
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        n4.SetNumberOfThreads(1)
+        n4.Execute(image, space.to_itk(mask, grid))
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+    return nib.Nifti1Image(values * np.exp(-space.resize(field, values.shape)), tof.affine)
+
+
+# --- checks and small geometry ---------------------------------------------------------------------------------------
+
+
+def _support(maps: dict[str, nib.Nifti1Image], paths: dict[str, Path]) -> np.ndarray:
+    """Where the maps hold brain: any of them differs from 0, or it is a hole inside (a single map may well be 0)."""
+    first, *others = maps
+    for name in others:
+        same = maps[name].shape == maps[first].shape and np.allclose(maps[name].affine, maps[first].affine, atol=1e-3)
+        if not same:
+            raise nifti.CohortError(f"{paths[name]}: not on the grid of the {first} map; resample it to that grid")
+    return ndimage.binary_fill_holes(np.any([np.asarray(image.dataobj) != 0 for image in maps.values()], axis=0))
+
+
+def _angle_deg(motion: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1))))
+
+
+# --- what goes in, and what is done already --------------------------------------------------------------------------
+
+
+def _inputs(folder: Path, patient: str, maps: Sequence[str], modality: str) -> dict[str, Path]:
+    """Files of one patient by name, masks only where they are given; links are followed: errors name the original."""
+    layout.require_maps(folder, patient, tuple(maps))
+    paths = {"tof": layout.input_path(folder, patient, modality), "dscref": layout.dscref_path(folder, patient)}
+    for path in paths.values():
+        if not path.is_file():
+            raise nifti.CohortError(f"{path}: {patient} lacks this file; provide it or drop the patient")
+    for name, place in (("brain", layout.brain_mask_path), ("lesion", layout.lesion_mask_path)):
+        if (mask := place(folder, patient)).is_file():
+            paths[name] = mask
+    paths |= {name: layout.map_path(folder, patient, name) for name in maps}
+    return {name: path.resolve() for name, path in paths.items()}
+
+
+def _read_mask(path: Path) -> nib.Nifti1Image:
+    """A lesion mask as 0 and 1; unlike other images it may be empty: someone has looked and found none."""
+    try:
+        image: Any = nib.load(path)
+        data = np.asarray(image.dataobj)
+    except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
+        raise nifti.CohortError(f"{path}: cannot be read ({error}); export the file again") from None
+    if data.ndim != 3:
+        raise nifti.CohortError(f"{path}: has {data.ndim} dimensions, a mask has 3; export a single 3D image")
+    return nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
+
+
+def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str) -> str:
+    """Fingerprint of all that a result depends on: input files, settings, this code and the tools it calls."""
+    tools = {name: version(name) for name in ("SimpleITK", "deepbet", "scipy", "torch")}
+    total = hashlib.sha256(json.dumps([asdict(settings), method, tools], sort_keys=True).encode())
+    total.update(code_digest(__name__).encode())
+    for name, path in paths.items():
+        total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _finished(record: Path, key: Path, digest: str, outputs: Iterable[Path]) -> Quality | None:
+    """The quality control of a patient who is complete and belongs to these inputs, else None."""
+    try:
+        same, found = key.read_text(encoding="utf-8") == digest, json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not same or not all(path.is_file() for path in outputs):
+        return None
+    return {name: value for name, value in found.items() if name not in ("participant_id", "tof_to_dsc_mm")}

@@ -1,0 +1,244 @@
+"""Search of hyperparameters with Optuna: stored in SQLite, pruned, resumable; judged on the validation split alone.
+
+From the command line: ``python -m tof2perf.studies.hyperparameters --profile laptop --cohort acute --map tmax``.
+"""
+
+import argparse
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+
+from tof2perf.cohorts.participants import patients_in
+from tof2perf.cohorts.workspace import Workspace
+from tof2perf.gan.networks import UNetGenerator
+from tof2perf.gan.pairs import PairDataset
+from tof2perf.gan.training import TrainingError, train
+from tof2perf.maps import MAPS
+from tof2perf.profiles import Profile, load_profile
+from tof2perf.studies.score import assess
+from tof2perf.system.files import write_table, write_text
+
+TOTAL = 100.0  # of the three weights; only their ratio to each other matters to Adam
+GOALS: dict[str, Any] = {"mae": "minimize", "ssim": "maximize", "dice": "maximize"}
+
+
+def search(
+    folder: Path,
+    map_name: str,
+    results: Path,
+    profile: Profile,
+    *,
+    goal: str = "mae",
+    trials: int = 20,
+    minutes: float = 50.0,
+    epochs: int | None = None,
+    progress: bool = True,
+) -> optuna.Study:
+    """Run a study, or go on with one, until it holds ``trials`` finished trials or ``minutes`` have passed.
+
+    The first trial has the profile's own values, so whatever wins has beaten them under the same conditions. A trial
+    that is worse than the median of its predecessors at the same epoch is stopped early.
+
+    Args:
+        folder: preprocessed cohort; training and validation split are used, never the test split.
+        map_name: the target map.
+        results: receives ``study.db``, ``trials.csv`` and ``best.yaml``.
+        profile: what is not searched; its seed makes the search repeatable.
+        goal: validation error (``mae``), SSIM (``ssim``), or mean Dice of lesions (``dice``, Tmax only).
+        trials: how many finished trials, pruned ones included, the study shall hold in the end.
+        minutes: after which no new trial is begun.
+        epochs: of every trial; None as in the profile.
+        progress: show progress bars of the trainings.
+
+    Returns:
+        The study; its best trial is on the best epoch of that training.
+
+    Raises:
+        ValueError: unknown goal, or a study in ``results`` that was begun under other conditions.
+    """
+    if goal not in GOALS or (goal == "dice" and map_name != "tmax"):
+        raise ValueError(f"unknown goal '{goal}' for {map_name}: choose one of mae, ssim, or dice for tmax")
+    folder, results = Path(folder), Path(results)
+    epochs = epochs or profile.epochs[folder.name]
+    results.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = f"sqlite:///{results / 'study.db'}"
+    study = optuna.create_study(
+        study_name="study",
+        storage=storage,
+        direction=GOALS[goal],
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 4)),
+    )
+    conditions = {"cohort": folder.name, "map": map_name, "goal": goal, "epochs": epochs, "profile": profile.name}
+    data = PairDataset(folder, patients_in(folder, "train"), map_name).fingerprint()
+    _check_conditions(study, conditions | {"data": data, "network": str(profile.network)}, results)
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # died with the process that ran it
+    finished = _finished(study)
+    # The sampler's own state is not stored: a seed that moves on with the trials does not propose the same ones again.
+    study.sampler = optuna.samplers.TPESampler(seed=profile.seed % 2**32 + len(study.trials), n_startup_trials=5)
+    if not finished:
+        study.enqueue_trial(_own_values(profile), skip_if_exists=True)
+
+    def objective(trial: optuna.Trial) -> float:
+        return _trial(trial, folder, map_name, results, profile, goal, epochs, progress)
+
+    if len(finished) < trials:
+        study.optimize(
+            objective,
+            n_trials=trials - len(finished),
+            timeout=60 * minutes,
+            catch=(TrainingError,),
+            gc_after_trial=True,
+        )
+    frame = study.trials_dataframe(attrs=("number", "value", "state", "duration", "params"))
+    frame["duration"] = frame["duration"].dt.total_seconds()
+    write_table(results / "trials.csv", frame.rename(columns={"duration": "seconds"}))
+    write_text(results / "best.yaml", _best(study, profile, goal))
+    return study
+
+
+def suggest(trial: optuna.trial.BaseTrial, profile: Profile) -> dict[str, Any]:
+    """Values of the profile's training section for one trial.
+
+    The ranges span a factor of ten and more around what pix2pix and the released code use (assumption).
+    """
+    share = trial.suggest_float("ssim_share", 0.0, 0.95)  # of what L1 and SSIM weigh together
+    adversarial = trial.suggest_float("adversarial_weight", 0.01, 10.0, log=True)
+    return {
+        "generator_rate": trial.suggest_float("generator_rate", 2e-4, 1e-2, log=True),
+        "discriminator_rate": trial.suggest_float("discriminator_rate", 2e-5, 2e-3, log=True),
+        "adversarial_weight": adversarial,
+        "l1_weight": TOTAL * (1 - share),
+        "ssim_weight": TOTAL * share,
+        "schedule": trial.suggest_categorical("schedule", ["linear", "cosine"]),
+        "decay_from": trial.suggest_float("decay_from", 0.0, 0.75),
+        "initial_spread": trial.suggest_float("initial_spread", 0.01, 0.1, log=True),
+    }
+
+
+def _own_values(profile: Profile) -> dict[str, Any]:
+    """The profile's values in the search's terms."""
+    training = profile.training
+    scale = TOTAL / (training.l1_weight + training.ssim_weight)
+    own = {
+        name: getattr(training, name)
+        for name in ("generator_rate", "discriminator_rate", "schedule", "decay_from", "initial_spread")
+    }
+    share = training.ssim_weight * scale / TOTAL
+    return own | {"ssim_share": share, "adversarial_weight": training.adversarial_weight * scale}
+
+
+def _trial(
+    trial: optuna.Trial,
+    folder: Path,
+    map_name: str,
+    results: Path,
+    profile: Profile,
+    goal: str,
+    epochs: int,
+    progress: bool,
+) -> float:
+    """Train once; the trial's value is that of its best epoch. Its model is not kept."""
+    values: list[float] = []
+    patients = patients_in(folder, "validation")
+
+    def report(row: dict[str, float], generator: UNetGenerator) -> None:
+        if goal == "dice":
+            (scores,) = assess(generator, folder, patients, [map_name], profile.evaluation)
+            values.append(float(np.nan_to_num(float(scores["dice_mean"]))))
+        else:
+            values.append(row[f"validation_{goal}"])
+        trial.report(values[-1], step=int(row["epoch"]))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    model = results / f"trial-{trial.number}"
+    try:
+        train(
+            folder,
+            map_name,
+            model,
+            network=profile.network,
+            training=dataclasses.replace(profile.training, **suggest(trial, profile)),
+            epochs=epochs,
+            seed=profile.seed,
+            progress=progress,
+            after_epoch=report,
+        )
+    finally:
+        shutil.rmtree(model, ignore_errors=True)
+    return min(values) if GOALS[goal] == "minimize" else max(values)
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return study.get_trials(deepcopy=False, states=states)
+
+
+def _check_conditions(study: optuna.Study, conditions: dict[str, Any], results: Path) -> None:
+    """Trials under different conditions cannot be compared: a study keeps those it was begun with."""
+    for key, value in conditions.items():
+        known = study.user_attrs.get(key, value)
+        if known != value:
+            raise ValueError(f"{results / 'study.db'}: begun with {key} {known}, not {value}; give another folder")
+        study.set_user_attr(key, value)
+
+
+def _best(study: optuna.Study, profile: Profile, goal: str) -> str:
+    """The winner as lines for the profile, with where they come from."""
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if not complete:
+        return "# no trial was completed\n"
+    trial = study.best_trial
+    chosen = {
+        key: float(f"{value:.3g}") if isinstance(value, float) else value
+        for key, value in suggest(optuna.trial.FixedTrial(trial.params), profile).items()
+    }
+    shown = ("profile", "cohort", "map", "goal", "epochs")
+    conditions = ", ".join(f"{key} {study.user_attrs[key]}" for key in shown)
+    comment = (
+        f"# chosen by a study of {len(_finished(study))} trials ({conditions}): "
+        f"trial {trial.number}, validation {goal} {trial.value:.4g}\n"
+    )
+    return comment + yaml.safe_dump({"training": chosen}, sort_keys=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--root", default=".", help="folder that data/ and results/ are in")
+    parser.add_argument("--data", default="", help="folder of own cohorts, as for make")
+    parser.add_argument("--cohort", default="acute")
+    parser.add_argument("--map", default="tmax", choices=list(MAPS))
+    parser.add_argument("--goal", default="mae", choices=list(GOALS))
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=50.0)
+    parser.add_argument("--epochs", type=int, default=None, help="of every trial; the profile's if not given")
+    given = parser.parse_args(arguments)
+    profile = load_profile(given.profile)
+    here = Workspace(profile.name, given.root, given.data)
+    results = here.results / "hyperparameters" / f"{given.cohort}_{given.map}_{given.goal}"
+    search(
+        here.preprocessed(given.cohort),
+        given.map,
+        results,
+        profile,
+        goal=given.goal,
+        trials=given.trials,
+        minutes=given.minutes,
+        epochs=given.epochs,
+    )
+    print((results / "best.yaml").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
