@@ -95,7 +95,7 @@ def test_touched_times_rerun_nothing(copy, paper):
 
 
 def test_a_line_in_figures_concerns_only_the_notebooks_that_draw(copy, paper):
-    figures = copy / "tof2perf" / "figures.py"
+    figures = copy / "tof2perf" / "figures" / "panels.py"
     before, content = stamps(paper), figures.read_text()
     figures.write_text(content + "# a line more\n")
     stale = {line.split()[0] for line in make(copy, "status").stdout.splitlines() if " stale " in line}

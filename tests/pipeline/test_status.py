@@ -116,8 +116,8 @@ def test_the_lock_file_makes_all_stale(copy, edit):
 
 
 def test_several_edits_are_all_named(copy, watched, edit):
-    first = (copy / "tof2perf/rating.py").read_text().splitlines()[0]
-    edit("tof2perf/rating.py", first + "\n", first + "\n# A line more.\n")
+    first = (copy / "tof2perf/cohorts/rating.py").read_text().splitlines()[0]
+    edit("tof2perf/cohorts/rating.py", first + "\n", first + "\n# A line more.\n")
     edit("requirements-lock.txt", "# Exact versions", "# The exact versions")
     now = status(copy)
     for name, seen in watched.items():

@@ -190,7 +190,7 @@ def test_a_comment_in_figures_reruns_the_figure_alone(place, ran):
     make(place)
     ran.clear()
     edit(place.repository / "tof2perf" / "figures.py", "def draw", "# a comment\ndef draw")
-    assert reason(place, "figure") == "module tof2perf.figures.panels changed"
+    assert reason(place, "figure") == "module tof2perf.figures changed"
     make(place)
     assert ran == ["figure"]
 

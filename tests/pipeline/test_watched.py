@@ -24,7 +24,7 @@ from tof2perf.profiles import load_profile
 PACKAGE = REPOSITORY / "tof2perf"
 NOTEBOOKS = REPOSITORY / "notebooks"
 PLAN = {step.name: step for step in planned_steps("paper", "", "smoke", ".")}
-DRAFT = re.compile(r"\.(.+)\.[^.]{8}\.part")  # as cohort.py names what is not yet complete
+DRAFT = re.compile(r"\.(.+)\.[^.]{8}\.part")  # as system/files names what is not yet complete
 
 every_step = pytest.mark.parametrize("name", PLAN)
 
