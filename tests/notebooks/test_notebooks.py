@@ -204,13 +204,13 @@ def test_a_step_comes_after_every_step_whose_files_its_notebook_reads(step):
     notebook = fingerprints.read_notebook(FOLDER / f"{step.notebook}.ipynb")
     code = "\n".join(ast.unparse(tree) for tree in notebook.trees())
     made_by = {
-        r"here\.preprocessed\(": "01-preprocess",
-        r"here\.model\(|load_generator\(": "02-train",
-        r"here\.metrics\(": "03-evaluate",
-        r"here\.prediction_path\(|here\.predictions\(": "03-evaluate",
-        r"here\.rating|collect_masks\(": "12-rating",
-        r"here\.relative\(": "03-evaluate",
-        r"here\.oracle\(": "00-simulate",
+        r"workspace\.preprocessed\(": "01-preprocess",
+        r"workspace\.model\(|load_generator\(": "02-train",
+        r"workspace\.metrics\(": "03-evaluate",
+        r"workspace\.prediction_path\(|workspace\.predictions\(": "03-evaluate",
+        r"workspace\.rating|collect_masks\(": "12-rating",
+        r"workspace\.relative\(": "03-evaluate",
+        r"workspace\.oracle\(": "00-simulate",
         r"['\"]dice_summary\.json|['\"]dice\.csv|['\"]lesions": "04-dice",
         r"data['\"]? */ *['\"]published|data/published": "data/published",
     }
