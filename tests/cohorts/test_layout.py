@@ -7,6 +7,7 @@ import pytest
 
 from tof2perf.cohorts import layout, workspace
 from tof2perf.cohorts.participants import patients_in
+from tof2perf.maps import MAPS
 from tof2perf.system.files import write_json, write_table
 from tof2perf.volumes import nifti
 from tof2perf.volumes.nifti import write_volume
@@ -110,3 +111,17 @@ def test_the_label_says_simulated_only_for_the_phantom(tmp_path):
 def test_a_missing_map_is_named(tmp_path):
     with pytest.raises(nifti.CohortError, match="sub-0001 has no tmax map"):
         layout.require_maps(tmp_path, "sub-0001")
+
+
+def test_a_run_reads_its_generated_maps_and_the_clipped_maps_of_its_training_patients(tmp_path, rng):
+    run = workspace.Workspace("smoke", tmp_path)
+    values = rng.normal(10, 20, (4, 5, 6)).astype(np.float32)
+    write_volume(run.prediction_path("acute", "sub-3", "tmax"), values, np.eye(4))
+    assert np.array_equal(run.prediction("acute", "sub-3", "tmax"), values)
+    folder = run.preprocessed("acute")
+    write_participants(folder, participant_id=["sub-1", "sub-3"], split=["train", "test"])
+    for name in ("tmax", "tof"):
+        write_volume(layout.preprocessed_path(folder, "sub-1", name), values, np.eye(4))
+    ((tmax,), (tof,)) = (list(run.training_volumes("acute", name)) for name in ("tmax", "tof"))
+    assert np.array_equal(tmax, values.clip(*MAPS["tmax"].bounds)) and tmax.dtype == np.float32
+    assert np.array_equal(tof, values)

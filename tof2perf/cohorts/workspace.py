@@ -1,13 +1,18 @@
 """Where one run reads and writes, and whose images it shows."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from tof2perf.cohorts.layout import preprocessed_path
+from tof2perf.cohorts.participants import patients_in
+from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
-from tof2perf.volumes.nifti import CohortError
+from tof2perf.volumes.nifti import CohortError, read_volume
 
 DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
 
@@ -81,6 +86,25 @@ class Workspace:
     def prediction_path(self, cohort: str, patient: str, map_name: str) -> Path:
         """One generated map."""
         return self.predictions(cohort) / f"{patient}_{map_name}.nii.gz"
+
+    def prediction(self, cohort: str, patient: str, map_name: str) -> np.ndarray:
+        """Read one generated map (x, y, z), float32, in its unit; 0 outside the brain."""
+        return read_volume(self.prediction_path(cohort, patient, map_name)).get_fdata(dtype=np.float32)
+
+    def training_volumes(self, cohort: str, name: str) -> Iterator[np.ndarray]:
+        """Read the training patients' preprocessed volumes one by one, maps clipped to the range the networks see.
+
+        Args:
+            cohort: the cohort's name.
+            name: a map, ``tof`` or ``mask``.
+
+        Returns:
+            Iterator of (x, y, z) float32 arrays.
+        """
+        folder = self.preprocessed(cohort)
+        low, high = MAPS[name].bounds if name in MAPS else (-np.inf, np.inf)
+        for patient in patients_in(folder, "train"):
+            yield read_volume(preprocessed_path(folder, patient, name)).get_fdata(dtype=np.float32).clip(low, high)
 
     def metrics(self, cohort: str, map_name: str) -> Path:
         """Per-patient metrics of one model."""
