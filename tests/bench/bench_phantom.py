@@ -1,4 +1,4 @@
-"""What simulating one patient costs on one core: ``pytest tests/bench_phantom.py``, not part of the tests.
+"""What simulating one patient costs on one core: ``pytest tests/bench/bench_phantom.py``, not part of the tests.
 
 Goals: 1.5 s for a patient of the profile laptop, 30 s and 3 GB for one of the profile paper; nothing is asserted of
 them. A process of its own makes the patients of a profile, so that its peak of memory is theirs.
@@ -14,7 +14,7 @@ import pytest
 MAKE = """
 import json, resource, sys, tempfile, time
 from pathlib import Path
-from tof2perf.phantom.anatomy import load_template
+from tof2perf.phantom.head import load_template
 from tof2perf.phantom.patient import simulate_patient
 from tof2perf.profiles import load_profile
 

@@ -20,12 +20,12 @@ from tof2perf.cohorts.participants import SPLITS
 from tof2perf.cohorts.splits import stratified_split
 from tof2perf.maps import MAPS
 from tof2perf.perfusion import dsc, head_motion
-from tof2perf.phantom import bids, scanner
+from tof2perf.phantom import metadata, scanner
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
 from tof2perf.phantom.haemodynamics import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
 from tof2perf.phantom.head import Head, load_template, make_head, open_cisterns
-from tof2perf.phantom.protocol import draw_participant
+from tof2perf.phantom.metadata import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
 from tof2perf.system.codebase import code_digest
@@ -146,7 +146,7 @@ def simulate_patient(
 
     write_volume(layout.tof_path(folder, name), tof, tof_affine)
     write_volume(layout.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
-    bids.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
+    metadata.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
     write_volume(layout.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
         write_volume(layout.map_path(folder, name, key), values, dsc_affine)
@@ -288,7 +288,7 @@ def simulate_cohort(
     """
     counts = {split: getattr(cohort, split) for split in SPLITS}
     names = patient_names(cohort)
-    bids.write_descriptions(folder, name, cohort=cohort)
+    metadata.write_descriptions(folder, name, cohort=cohort)
     work = simulate_patients(folder, name, slice(None), cohort=cohort, phantom=phantom, seed=seed, jobs=jobs)
     rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     frame = pd.DataFrame(rows)

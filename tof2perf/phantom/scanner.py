@@ -24,7 +24,6 @@ FWHM_PER_SIGMA = 2.355  # a coarser voxel sees a Gaussian as wide as itself at h
 POINTS_PER_VOXEL = 12  # a vessel is drawn as points of this share of a voxel's volume
 GOLDEN_STEPS = 1.2207440846057596 ** -np.arange(1, 4)  # of the sequence in three dimensions: the root of g^4 = g + 1
 
-DSC_FLIP_DEG = 90.0
 ARTERY_SATURATION = 0.35  # arterial share of an EPI voxel from which the signal floor is reached, see bolus.py
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tof2perf.pipeline import fingerprints
-from tof2perf.system.codebase import digest, hash_small, module_files
+from tof2perf.system.codebase import digest, hash_module, hash_small, module_files
 
 TICK_NS = 20_000_000  # a file changed this shortly before it was looked at may change again without a new time
 
@@ -219,7 +219,7 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
             files[place.name(file)] = entry
     hashes = {
         "cells": fingerprints.code_cells(notebook),
-        "modules": {name: hash_small(file) for name, file in modules.items()},
+        "modules": {name: hash_module(file) for name, file in modules.items()},
         "profile": fingerprints.profile_values(chains, profile_file),
         # where the folders lie is no input: what lies in them is
         "parameters": {name: value for name, value in parameters.items() if name not in ("root", "data")},

@@ -55,7 +55,7 @@ def _simulate(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, 
     import pandas as pd
 
     from tof2perf.cohorts.workspace import Workspace
-    from tof2perf.phantom import bids
+    from tof2perf.phantom import metadata
     from tof2perf.phantom.head import load_template
     from tof2perf.phantom.oracle import write_oracles
     from tof2perf.phantom.patient import patient_seed, simulate_patient
@@ -66,7 +66,7 @@ def _simulate(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, 
     here, cohort = Workspace(sample.name, folder), sample.cohorts[name]
     setting: dict[str, Any] = {"cohort": cohort, "phantom": sample.phantom}
     target = here.cohort(name)
-    bids.write_descriptions(target, name, cohort=cohort)
+    metadata.write_descriptions(target, name, cohort=cohort)
 
     def make(number: int) -> None:
         # The seeds of a run: a patient of the second lane differs from those of the first.

@@ -1,4 +1,4 @@
-"""Which modules of the package a piece of code needs, found by reading its imports; digests of their contents."""
+"""Find the modules of the package that a piece of code imports, and hash them with their data files."""
 
 import ast
 import hashlib
@@ -21,6 +21,12 @@ def hash_small(path: Path) -> str:
     return digest(path.read_bytes())
 
 
+def hash_module(path: Path) -> str:
+    """SHA-256 of a module and of its data: the files in the folder beside it that has its name, if there is one."""
+    data = sorted(file for file in path.with_suffix("").glob("*") if file.is_file())
+    return digest("".join(map(hash_small, [path, *data]))) if data else hash_small(path)
+
+
 @cache
 def code_digest(module: str) -> str:
     """Return a digest of a module and of every module of the package that it imports, directly or through others.
@@ -29,7 +35,7 @@ def code_digest(module: str) -> str:
         module: dotted name, for example ``tof2perf.perfusion.dsc``.
     """
     files = module_files([ast.parse(f"import {module}")], REPOSITORY)
-    return digest("".join(f"{name} {hash_small(path)}" for name, path in files.items()))
+    return digest("".join(f"{name} {hash_module(path)}" for name, path in files.items()))
 
 
 def module_files(trees: list[ast.Module], repository: Path) -> dict[str, Path]:
