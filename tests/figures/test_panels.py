@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 from nibabel import orientations
 
-from tof2perf.figures import charts, networks, panels
+from tof2perf.figures import networks, panels
 from tof2perf.maps import MAPS
-from tof2perf.metrics.similarity import METRICS
 
 RAS = np.diag([2.0, 3.0, 4.0, 1.0])
 LABEL = "simulated cohort, profile smoke"
@@ -184,23 +183,6 @@ def test_a_drawing_of_a_network_shows_every_shape():
     assert len(axis.patches) == 6  # three faces a box
 
 
-def test_distributions_show_every_patient_of_every_model(rng):
-    rows = [
-        {"cohort": cohort, "map": name, "predictor": predictor, **dict.fromkeys(METRICS, rng.random())}
-        for cohort in ("acute", "pegasus")
-        for name in MAPS
-        for predictor in charts.COLOURS
-        for _ in range(3)
-    ]
-    figure = charts.distributions(pd.DataFrame(rows), label=LABEL, physical=True)
-    frames = figure.axes
-    assert len(frames) == len(METRICS) * len(MAPS)
-    for axis in frames:
-        dots = sum(len(found.get_offsets()) for found in axis.collections)
-        assert dots == 2 * 3 * 3
-    assert "MAE (ml/100 g/min)" in [axis.get_ylabel() for axis in frames]
-
-
 def test_a_saved_figure_has_the_same_bytes_again_embedded_fonts_and_its_numbers(tmp_path):
     panels.use_style()
     for folder in ("first", "second"):
@@ -249,50 +231,6 @@ def test_the_tag_does_not_cover_the_source():
     tag, source = (next(text for text in figure.texts if text.get_gid() == gid) for gid in ("tag", "source"))
     assert tag.get_bbox_patch().get_window_extent().x1 < source.get_window_extent().x0
     assert source.get_window_extent().x1 < figure.bbox.x1
-
-
-def ceiling():
-    rows = [
-        {"cohort": cohort, "map": name, "metric": metric, "position": 0.5, "low": 0.2, "high": 0.7}
-        for cohort in ("acute", "pegasus")
-        for name in MAPS
-        for metric in ("mae", "dice")
-    ]
-    rows[0] |= {"position": math.nan, "low": math.nan, "high": math.nan}
-    rows[2] |= {"position": -4.0, "low": -9.0, "high": -2.0}
-    return pd.DataFrame(rows)
-
-
-def test_positions_are_drawn_where_there_are_any():
-    figure = charts.positions(ceiling(), label=LABEL)
-    marks = [sum(line.get_marker() == "o" for line in axis.lines) for axis in figure.axes]
-    assert marks == [8, 10]
-    beyond = [line for line in figure.axes[0].lines if line.get_marker() == "<"]
-    assert [line.get_xdata()[0] for line in beyond] == [-charts.WIDEST]
-    assert figure.axes[0].get_yticklabels()[0].get_text() == "acute Tmax"
-    assert charts.positions(ceiling().head(0), label="own data x, profile smoke").axes  # own data have no oracle
-
-
-def test_bland_altman_draws_a_dot_a_patient_and_three_lines_a_predictor():
-    volumes = pd.DataFrame({"predictor": ["gan", "gan", "oracle"], "real_ml": [1.0, 2, 3], "generated_ml": [2.0, 2, 5]})
-    agreement = pd.DataFrame(
-        {"predictor": ["gan", "oracle"], "bias_ml": [0.5, 2], "lower_ml": [-1, None], "upper_ml": [2, None]}
-    )
-    figure = charts.bland_altman(volumes, agreement, label=LABEL)
-    assert [len(axis.lines) for axis in figure.axes] == [1 + 3, 1 + 1]
-    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1.5, 1], [2, 0]]
-    assert figure.get_figwidth() * 25.4 == pytest.approx(panels.SINGLE_MM)
-
-
-def test_threshold_curves_show_the_real_volume_once_and_each_predictor():
-    rows = [
-        {"predictor": name, "threshold_s": t, "real_ml": 20 - t, "generated_ml": 15 - t, "dice_mean": 0.5}
-        for name in ("gan", "mean-map")
-        for t in (4.0, 6.0, 8.0, 10.0)
-    ]
-    figure = charts.threshold_curves(pd.DataFrame(rows), label=LABEL)
-    assert [len(axis.lines) for axis in figure.axes] == [3, 2]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["from DSC", "GAN", "training mean map"]
 
 
 def test_a_figure_that_does_not_state_its_source_is_not_saved(tmp_path):
