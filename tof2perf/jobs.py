@@ -15,7 +15,7 @@ from tof2perf.cohorts import intake, splits
 from tof2perf.cohorts.participants import read_participants
 from tof2perf.cohorts.workspace import Workspace, read_dropped
 from tof2perf.gan.training import TrainingError, train
-from tof2perf.phantom.patient import simulate_patients
+from tof2perf.phantom.cohort import simulate_patients
 from tof2perf.preprocessing.preprocess import preprocess_patient
 from tof2perf.profiles import Profile, ProfileError, get_cohort, load_profile
 from tof2perf.system.files import locked

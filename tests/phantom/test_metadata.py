@@ -15,8 +15,8 @@ import pytest
 import tof2perf
 from tof2perf.cohorts import layout, workspace
 from tof2perf.cohorts.participants import read_participants
+from tof2perf.phantom.cohort import simulate_cohort
 from tof2perf.phantom.metadata import AGE_BANDS, draw_participant, dsc_sidecar, tof_sidecar
-from tof2perf.phantom.patient import simulate_cohort
 from tof2perf.profiles import load_profile
 
 KINDS = ("acute", "pegasus")

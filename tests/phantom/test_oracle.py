@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tof2perf.cohorts import layout
+from tof2perf.cohorts.oracle import read_oracle
 from tof2perf.phantom import oracle
+from tof2perf.phantom.cohort import simulate_cohort
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease, Lesion
-from tof2perf.phantom.patient import draw_patient, patient_seed, patient_stream, simulate_cohort
+from tof2perf.phantom.patient import draw_patient, patient_seed, patient_stream
 from tof2perf.profiles import load_profile
 from tof2perf.system.files import write_text
 
@@ -78,7 +80,7 @@ def test_oracles_are_written_for_test_patients_alone_and_read_on_the_grid_of_the
         cohort=rules, phantom=profile.phantom, rng=patient_stream(patient_seed(profile.seed, "pegasus", 1))
     )
     mask = drawn.head.brain & (drawn.head.gm + drawn.head.wm > 0.5)
-    cbf = oracle.read_oracle(target, "sub-0002", "cbf", mask=mask, affine=drawn.head.affine)
+    cbf = read_oracle(target, "sub-0002", "cbf", mask=mask, affine=drawn.head.affine)
     assert cbf.shape == mask.shape and not cbf[~mask].any()
     grey, white = drawn.head.gm > 0.9, drawn.head.wm > 0.95
     assert cbf[grey & (cbf > 0)].mean() > 1.3 * cbf[white & (cbf > 0)].mean()  # the same head, in the same place

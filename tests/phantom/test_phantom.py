@@ -11,10 +11,11 @@ from tof2perf.perfusion import dsc
 from tof2perf.phantom import bolus as boluses
 from tof2perf.phantom import patient as phantom_patient
 from tof2perf.phantom import scanner
+from tof2perf.phantom.cohort import simulate_cohort
 from tof2perf.phantom.disease import Disease, Lesion, circulate, draw_disease
 from tof2perf.phantom.haemodynamics import GM_CBF, HYPOPERFUSED_DELAY_S, WM_CBF, true_perfusion
 from tof2perf.phantom.head import load_template, make_head, open_cisterns
-from tof2perf.phantom.patient import perfusion_of_series, rigid, simulate_cohort, simulate_patient
+from tof2perf.phantom.patient import perfusion_of_series, rigid, simulate_patient
 from tof2perf.phantom.realism import describe_patient
 from tof2perf.phantom.vessels import compartment, grow_tree
 from tof2perf.profiles import load_profile

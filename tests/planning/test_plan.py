@@ -17,7 +17,7 @@ from tof2perf.cohorts.workspace import Workspace
 from tof2perf.gan.devices import make_fabric
 from tof2perf.gan.pix2pix import Pix2Pix
 from tof2perf.maps import MAPS
-from tof2perf.phantom.patient import simulate_cohort
+from tof2perf.phantom.cohort import simulate_cohort
 from tof2perf.planning import costs, plan, scaling
 from tof2perf.planning.arithmetic import count
 from tof2perf.planning.costs import Phase, Site, Step, choose_site, plan_steps, share_out

@@ -1,8 +1,8 @@
 """Describe a simulated cohort in BIDS terms; the texts, columns and protocols are files in ``metadata/``.
 
 In those files ``null`` and ``{name}`` mark what the profile decides. A sidecar holds the paper's values where the paper
-states them (Methods, "Data and Pre-processing"); what it does not state is left out. The paper names three scanner models
-for acute stroke, without saying which patient lay in which; it states the Magnetom Trio of chronic disease for the TOF.
+states them (Methods, "Data and Pre-processing"); what it does not state is left out. For acute stroke the paper names
+three scanner models, not which patient lay in which. It states the Magnetom Trio of chronic disease for the TOF.
 """
 
 import json

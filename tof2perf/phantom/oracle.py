@@ -12,12 +12,10 @@ import dataclasses
 from pathlib import Path
 
 import joblib
-import nibabel as nib
 import numpy as np
 from tqdm.auto import tqdm
 
 from tof2perf.cohorts.participants import patients_in, read_participants
-from tof2perf.maps import MAPS
 from tof2perf.phantom import scanner
 from tof2perf.phantom.bolus import average_bolus
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease
@@ -34,7 +32,6 @@ from tof2perf.phantom.patient import (
 )
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
 from tof2perf.system.workers import tied
-from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import write_volume
 
 
@@ -135,26 +132,3 @@ def write_oracles(
     work = pool(joblib.delayed(write)(patient) for patient in patients)
     list(tqdm(work, total=len(patients), desc=f"oracle {name}", unit="patient"))
     return patients
-
-
-def read_oracle(folder: Path, patient: str, map_name: str, *, mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """The oracle's map on the grid of a brain mask.
-
-    Args:
-        folder: the oracle's maps.
-        patient: ``sub-XXXX``.
-        map_name: one of the five maps.
-        mask: (x, y, z) brain mask of the preprocessed patient.
-        affine: its affine.
-
-    Returns:
-        float32 (x, y, z) in the map's unit, 0 outside the mask.
-
-    Raises:
-        CohortError: a map is missing or unreadable.
-    """
-    images = {name: nifti.read_volume(folder / f"{patient}_{name}.nii.gz") for name in MAPS}
-    support = np.any([np.asarray(image.dataobj) != 0 for image in images.values()], axis=0)
-    grid = nib.Nifti1Image(np.asarray(mask, dtype=np.uint8), affine)
-    found, _ = space.resample_masked({map_name: images[map_name]}, support, grid)
-    return np.where(mask, found[map_name], np.float32(0))

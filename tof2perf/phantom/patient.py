@@ -4,20 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import numpy as np
-import pandas as pd
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from tqdm.auto import tqdm
 
 from tof2perf.cohorts import layout
-from tof2perf.cohorts.participants import SPLITS
-from tof2perf.cohorts.splits import stratified_split
 from tof2perf.maps import MAPS
 from tof2perf.perfusion import dsc, head_motion
 from tof2perf.phantom import metadata, scanner
@@ -29,14 +23,12 @@ from tof2perf.phantom.metadata import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
 from tof2perf.system.codebase import code_digest
-from tof2perf.system.files import write_json, write_table, write_text
-from tof2perf.system.workers import tied
+from tof2perf.system.files import write_json, write_text
 from tof2perf.volumes.nifti import write_volume
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
 SIDES = ("left", "right")
-SPLIT_STREAM = 0x5EED5  # beyond any number of patients, so that the draw of the splits is nobody's stream
 RATER_VOXELS = 4  # in which the AIF is placed by hand; three or four in the paper
 
 
@@ -235,71 +227,6 @@ def _placed_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
     likely = np.argsort(-share, kind="stable")[: 3 * RATER_VOXELS]
     chosen = likely[np.argsort(-curves[likely].max(axis=1), kind="stable")[:RATER_VOXELS]]
     return curves[chosen].mean(axis=0)
-
-
-def patient_names(cohort: CohortProfile) -> list[str]:
-    """``sub-0001`` and so on, as many as the splits hold."""
-    return [f"sub-{number:04d}" for number in range(1, sum(getattr(cohort, split) for split in SPLITS) + 1)]
-
-
-def simulate_patients(
-    folder: Path,
-    name: str,
-    part: slice,
-    *,
-    cohort: CohortProfile,
-    phantom: PhantomProfile,
-    seed: int,
-    jobs: int = -1,
-) -> Iterator[dict[str, object]]:
-    """Simulate some patients of a cohort; those that are complete already are kept.
-
-    Args:
-        folder, name, cohort, phantom, seed, jobs: as for :func:`simulate_cohort`.
-        part: which of :func:`patient_names`.
-
-    Returns:
-        Iterator over the rows of :func:`simulate_patient`.
-    """
-    numbered = list(enumerate(patient_names(cohort)))[part]
-    return joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())(
-        joblib.delayed(simulate_patient)(
-            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
-        )
-        for number, patient in numbered
-    )
-
-
-def simulate_cohort(
-    folder: Path, name: str, *, cohort: CohortProfile, phantom: PhantomProfile, seed: int, jobs: int = -1
-) -> pd.DataFrame:
-    """Simulate a cohort as a BIDS dataset; patients that are complete already are kept.
-
-    Args:
-        folder: where to write.
-        name: the cohort's name; part of the seed, so that cohorts differ.
-        cohort: number of patients a split, protocol and disease.
-        phantom: grids and noise.
-        seed: the profile's.
-        jobs: processes, -1 for all cores.
-
-    Returns:
-        ``participants.tsv`` as written, indexed by participant.
-    """
-    counts = {split: getattr(cohort, split) for split in SPLITS}
-    names = patient_names(cohort)
-    metadata.write_descriptions(folder, name, cohort=cohort)
-    work = simulate_patients(folder, name, slice(None), cohort=cohort, phantom=phantom, seed=seed, jobs=jobs)
-    rows = list(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
-    frame = pd.DataFrame(rows)
-    # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
-    splits = stratified_split(
-        frame.occlusion_site, counts, rng=np.random.default_rng(patient_seed(seed, name, SPLIT_STREAM))
-    )
-    frame.insert(0, "split", splits)
-    frame.insert(0, "participant_id", names)
-    write_table(folder / "participants.tsv", frame)
-    return frame.set_index("participant_id")
 
 
 def _write_truth(
