@@ -1,6 +1,6 @@
-"""How many voxels a second each deconvolution does on one thread: ``pytest tests/bench_dsc.py``, not part of the tests.
+"""Measure how many voxels a second each deconvolution does on one thread: ``pytest tests/bench/bench_dsc.py``.
 
-Goals on one core of a laptop: a million for bcsvd, twenty thousand for parametric. Nothing is asserted about time.
+Goals on one core of a laptop: a million for bcsvd, twenty thousand for parametric. No test: nothing is asserted about time.
 """
 
 import numpy as np

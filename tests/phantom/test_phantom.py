@@ -8,6 +8,7 @@ from scipy import signal, stats
 
 from tof2perf.cohorts import layout
 from tof2perf.perfusion import dsc
+from tof2perf.perfusion.dsc import analyse_series
 from tof2perf.phantom import bolus as boluses
 from tof2perf.phantom import patient as phantom_patient
 from tof2perf.phantom import scanner
@@ -15,7 +16,7 @@ from tof2perf.phantom.cohort import simulate_cohort
 from tof2perf.phantom.disease import Disease, Lesion, circulate, draw_disease
 from tof2perf.phantom.haemodynamics import GM_CBF, HYPOPERFUSED_DELAY_S, WM_CBF, true_perfusion
 from tof2perf.phantom.head import load_template, make_head, open_cisterns
-from tof2perf.phantom.patient import perfusion_of_series, rigid, simulate_patient
+from tof2perf.phantom.patient import rigid, simulate_patient
 from tof2perf.phantom.realism import describe_patient
 from tof2perf.phantom.vessels import compartment, grow_tree
 from tof2perf.profiles import load_profile
@@ -415,8 +416,8 @@ def test_scaling_the_scanner_gain_leaves_the_maps_unchanged(smoke_patient):
         "voxel_mm": profile.phantom.dsc_voxel_mm,
         "analysis": replace(protocol.perfusion, motion_correction=False),
     }
-    _, once = perfusion_of_series(image.get_fdata(), **setting)
-    _, scaled = perfusion_of_series(2.0 * image.get_fdata(), **setting)
+    _, once = analyse_series(image.get_fdata(), **setting)
+    _, scaled = analyse_series(2.0 * image.get_fdata(), **setting)
     for name in once:
         assert np.allclose(once[name], scaled[name], rtol=1e-3, atol=1e-3)
 
@@ -425,8 +426,8 @@ def test_an_aif_that_cannot_be_placed_is_an_error(smoke_patient):
     _, profile = smoke_patient
     analysis = profile.cohorts["pegasus"].perfusion
     series = np.full((4, 4, 4, 40), 100.0) * np.where(np.arange(40) < 12, 1.0, 0.6)
-    with pytest.raises(ValueError, match="AIF 'contralateral M2' cannot be had"):
-        perfusion_of_series(series, tr=1.4, te=0.03, voxel_mm=(4.0, 4.0, 4.0), analysis=analysis)
+    with pytest.raises(ValueError, match="unknown AIF 'contralateral M2'"):
+        analyse_series(series, tr=1.4, te=0.03, voxel_mm=(4.0, 4.0, 4.0), analysis=analysis)
 
 
 def test_the_head_moves_between_frames_and_correction_brings_the_maps_back(tmp_path):

@@ -16,13 +16,13 @@ import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 from tqdm.auto import tqdm
 
 from tof2perf.cohorts import layout
 from tof2perf.cohorts.participants import SPLITS, patients_in
 from tof2perf.cohorts.splits import draw_splits, given_splits, listed_patients, read_table, strata
-from tof2perf.perfusion import dsc, head_motion
+from tof2perf.perfusion.dsc import analyse_series
+from tof2perf.perfusion.series import find_baseline, head_mask
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.codebase import code_digest
 from tof2perf.system.files import link, write_json, write_text
@@ -32,8 +32,6 @@ from tof2perf.volumes.nifti import CohortError, write_volume
 
 # The part of each map that counts in a reference made of maps: artefacts above it would hide the brain (assumption).
 BRIGHTEST = 98.0
-# Of the 98th percentile of the mean signal: darker voxels are air, as in the phantom's analysis (assumption).
-HEAD = 0.3
 
 
 @dataclass(frozen=True)
@@ -192,36 +190,6 @@ def timing(series: Path, cohort: CohortProfile) -> tuple[float, float]:
     return float(tr), float(te)
 
 
-def perfusion_of_series(
-    series: np.ndarray, *, tr: float, te: float, voxel_mm: tuple[float, float, float], analysis: PerfusionProfile
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Turn a DSC series into maps: head mask, motion correction, automatic arterial input, deconvolution.
-
-    Args:
-        series: (x, y, z, time), any unit.
-        tr, te: s.
-        voxel_mm: voxel size.
-        analysis: of the cohort. An arterial input that a rater would place is found automatically.
-
-    Returns:
-        Reference volume (mean before the bolus) and the five maps (x, y, z). CBF and CBV have the scale of the arterial
-        input, which voxels larger than an artery make uncertain: times are in s, flow and volume best read as relative.
-
-    Raises:
-        ValueError: no head, no bolus or no arterial input was found.
-    """
-    mean = series.mean(axis=3)
-    labels, count = ndimage.label(ndimage.binary_opening(mean > HEAD * np.percentile(mean, 98)))
-    if not count:
-        raise ValueError("no head was found in the series: check the image")
-    mask = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
-    baseline = dsc.find_baseline(series[mask].mean(axis=0))
-    if analysis.motion_correction:
-        series, _ = head_motion.motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
-    maps = dsc.perfusion_maps(series, tr, te, mask=mask, method=analysis.method, baseline=baseline)
-    return series[..., slice(*baseline)].mean(axis=3), maps
-
-
 def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, *, reference: bool) -> None:
     analysis = cohort.perfusion or PerfusionProfile(method="bcsvd", aif="automatic", motion_correction=True)
     tr, te = timing(series, cohort)
@@ -235,8 +203,8 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
     image = nifti.read_volume(series, ndim=4)
     voxel_mm = tuple(float(size) for size in nib.affines.voxel_sizes(image.affine))
     try:
-        before, maps = perfusion_of_series(
-            np.asarray(image.dataobj), tr=tr, te=te, voxel_mm=(voxel_mm[0], voxel_mm[1], voxel_mm[2]), analysis=analysis
+        before, maps = analyse_series(
+            np.asarray(image.dataobj), tr, te, (voxel_mm[0], voxel_mm[1], voxel_mm[2]), analysis
         )
     except ValueError as error:
         raise CohortError(f"{series}: no maps can be made ({error}); give the maps or leave the patient out") from None
@@ -255,9 +223,8 @@ def _make_reference(found: Files, patient: str, target: Path, cohort: CohortProf
     if found.series is not None:
         image = nifti.read_volume(found.series, ndim=4)
         values = np.asarray(image.dataobj)
-        mean = values.mean(axis=3)
         try:
-            first, stop = dsc.find_baseline(values[mean > HEAD * np.percentile(mean, 98)].mean(axis=0))
+            first, stop = find_baseline(values[head_mask(values)].mean(axis=0))
         except ValueError as error:
             raise CohortError(f"{found.series}: {error}; give a reference volume or remove the series") from None
         reference, how = values[..., first:stop].mean(axis=3), "mean of the DSC series before the bolus"

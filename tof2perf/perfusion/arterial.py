@@ -1,6 +1,11 @@
 """The arterial input function: which voxels are arteries, and when the bolus arrives in them."""
 
 import numpy as np
+from scipy.cluster.vq import kmeans2
+
+from tof2perf.perfusion.series import finite
+
+RATER_VOXELS = 4  # in which an AIF is placed by hand; three or four in the paper
 
 
 def find_aif(
@@ -54,6 +59,23 @@ def find_aif(
     return curves[chosen].mean(axis=0), chosen.reshape(shape)
 
 
+def place_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Average the curves that a rater would mark: of the voxels with most of the artery, those with the highest peaks.
+
+    The paper's rater marked three or four voxels, minimising partial volume and delay, and looked at the peak.
+
+    Args:
+        curves: (voxels, time) in 1/s.
+        share: (voxels,) part of each voxel that is the artery.
+
+    Returns:
+        The mean curve (time,).
+    """
+    likely = np.argsort(-share, kind="stable")[: 3 * RATER_VOXELS]
+    chosen = likely[np.argsort(-curves[likely].max(axis=1), kind="stable")[:RATER_VOXELS]]
+    return curves[chosen].mean(axis=0)
+
+
 def bolus_arrival(aif: np.ndarray, tr: float) -> float:
     """Time in s at which the AIF last rises through 10 % of its peak before the peak, interpolated linearly."""
     top = int(np.argmax(aif))
@@ -65,28 +87,11 @@ def bolus_arrival(aif: np.ndarray, tr: float) -> float:
     return float(tr * (last + (low - aif[last]) / (aif[last + 1] - aif[last])))
 
 
-def finite(values: np.ndarray, name: str) -> np.ndarray:
-    """Return `values` as float32; ValueError where one is NaN or infinite."""
-    values = np.asarray(values, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds NaN or infinite values: repair or mask them before the perfusion analysis")
-    return values
-
-
 def _group(curves, clusters, tr):
     """Label each curve by k-means that starts from equal shares ordered by first moment, so no chance enters."""
     order = np.argsort(_first_moment(curves, tr), kind="stable")
-    centres = np.stack([curves[share].mean(axis=0) for share in np.array_split(order, min(clusters, len(curves)))])
-    labels = np.full(len(curves), -1)
-    for _ in range(100):
-        distance = np.square(centres).sum(axis=1) - 2 * curves @ centres.T
-        nearest = distance.argmin(axis=1)
-        if np.array_equal(nearest, labels):
-            break
-        labels = nearest
-        for group in np.unique(labels):
-            centres[group] = curves[labels == group].mean(axis=0)
-    return labels
+    centres = np.stack([curves[share].mean(axis=0) for share in np.array_split(order, clusters)])
+    return kmeans2(curves, centres, iter=100, minit="matrix")[1]
 
 
 def _passage_end(curve):

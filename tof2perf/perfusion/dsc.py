@@ -5,13 +5,15 @@ s. C and AIF are changes of the transverse relaxation rate (1/s), proportional t
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tof2perf.maps import get_map
 from tof2perf.perfusion import parametric
-from tof2perf.perfusion.arterial import bolus_arrival, find_aif, finite
+from tof2perf.perfusion.arterial import bolus_arrival, find_aif, place_aif
+from tof2perf.perfusion.head_motion import motion_correct
+from tof2perf.perfusion.series import find_baseline, finite, head_mask
 
 # kappa = (1 - Hct large) / (1 - Hct small) / rho = (1 - 0.45) / (1 - 0.25) / 1.04 g/ml: the haematocrit of large and
 # small vessels differs, and flow is wanted per mass, not volume. It multiplies: CBF = 6000 kappa max h and
@@ -36,6 +38,67 @@ class Deconvolution:
     residue: np.ndarray | None = None  # (curves, 2 time) 1/s: CBF R / (6000 kappa); index >= time is a negative lag
 
 
+class Analysis(Protocol):
+    """The choices of an analysis, as a profile states them."""
+
+    @property
+    def method(self) -> str:
+        """One of METHODS."""
+
+    @property
+    def aif(self) -> str:
+        """``automatic``, or ``contralateral M2``: in voxels of that artery, as a rater would place it."""
+
+    @property
+    def motion_correction(self) -> bool:
+        """Whether the frames are aligned first."""
+
+
+def analyse_series(
+    series: np.ndarray,
+    tr: float,
+    te: float,
+    voxel_mm: tuple[float, float, float],
+    analysis: Analysis,
+    *,
+    artery: np.ndarray | None = None,
+    calibration: float = 1.0,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Turn a DSC series into maps: head mask, motion correction, arterial input, deconvolution.
+
+    Args:
+        series: (x, y, z, time), any unit.
+        tr: repetition time in s.
+        te: echo time in s.
+        voxel_mm: voxel size.
+        analysis: method, arterial input and motion correction.
+        artery: (x, y, z) share of each voxel that is the artery in which a rater places the arterial input.
+        calibration: arterial calibration, by which the amplitude of the arterial input is divided: relaxivity of blood
+            over that of tissue times the share of its voxels that is artery. A console knows it for its sequence.
+            Without it CBF and CBV have no absolute scale.
+
+    Returns:
+        Reference volume (mean before the bolus) and the five maps (x, y, z), see :func:`perfusion_maps`.
+
+    Raises:
+        ValueError: no head, no bolus or no arterial input was found, an unknown kind of AIF, or a placed one without
+            its artery.
+    """
+    mask = head_mask(series)
+    baseline = find_baseline(series[mask].mean(axis=0))
+    if analysis.motion_correction:
+        series, _ = motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
+    curves = signal_to_concentration(series[mask], te=te, baseline=baseline)
+    if analysis.aif == "automatic":
+        aif, _ = find_aif(curves, tr=tr)
+    elif analysis.aif == "contralateral M2" and artery is not None:
+        aif = place_aif(curves, artery[mask])
+    else:
+        raise ValueError(f"unknown AIF '{analysis.aif}': choose automatic, or contralateral M2 with its artery")
+    maps = _maps_of_curves(curves, aif / calibration, tr, mask, analysis.method)
+    return series[..., slice(*baseline)].mean(axis=3), maps
+
+
 def perfusion_maps(
     signal: np.ndarray,
     tr: float,
@@ -56,7 +119,7 @@ def perfusion_maps(
         tr: repetition time in s.
         te: echo time in s.
         mask: (x, y, z) voxels to compute; every map is 0 elsewhere.
-        aif: arterial input: a curve (time,) in 1/s, a boolean mask (x, y, z) of arterial voxels, or None to find it.
+        aif: arterial input (time,) in 1/s; found by default.
         method: bcsvd (fixed threshold), osvd (threshold by oscillation index) or parametric (gamma transit times). The
             Tmax of the parametric method is the arrival of the bolus and lies below that of SVD.
         baseline: (first, stop) frames before the bolus; found from the mean curve by default.
@@ -74,20 +137,13 @@ def perfusion_maps(
     curves = signal_to_concentration(signal[mask], te=te, baseline=baseline)
     if aif is None:
         aif = find_aif(curves, tr=tr)[0]
-    elif np.ndim(aif) == 3:
-        chosen = np.asarray(aif, dtype=bool)[mask]
-        if not chosen.any():
-            raise ValueError("aif marks no voxel inside the mask: mark at least one arterial voxel")
-        aif = curves[chosen].mean(axis=0)
-    return maps_of_curves(curves, aif, tr, mask=mask, method=method, **options)
+    return _maps_of_curves(curves, aif, tr, mask, method, **options)
 
 
-def maps_of_curves(
-    concentration: np.ndarray, aif: np.ndarray, tr: float, *, mask: np.ndarray, method: str = "bcsvd", **options: Any
-) -> dict[str, np.ndarray]:
+def _maps_of_curves(concentration, aif, tr, mask, method, **options):
     """As :func:`perfusion_maps`, from concentrations (curves, time) of the mask's voxels and an AIF (time,) in 1/s."""
     result = deconvolve(concentration, aif, tr, method=method, **options)
-    found = {
+    quantities = {
         "tmax": np.clip(result.delay, 0, get_map("tmax").bounds[1]),
         "cbf": np.maximum(result.cbf, 0),
         "cbv": np.maximum(result.cbv, 0),
@@ -95,7 +151,7 @@ def maps_of_curves(
         "ttp": np.clip(time_to_peak(concentration, aif, tr), 0, get_map("ttp").bounds[1]),
     }
     maps = {}
-    for name, values in found.items():
+    for name, values in quantities.items():
         maps[name] = np.zeros(mask.shape, np.float32)
         maps[name][mask] = values
     return maps
@@ -129,35 +185,6 @@ def signal_to_concentration(signal: np.ndarray, *, te: float, baseline: tuple[in
     np.log(ratio, out=ratio)
     ratio *= -1 / te
     return ratio
-
-
-def find_baseline(curve: np.ndarray) -> tuple[int, int]:
-    """Find the frames before the bolus in a mean signal curve: (first, stop).
-
-    The bolus begins after the last frame that lies below the early level by less than 5 % of the largest drop (or three
-    standard deviations, if that is more); this frame is left out for safety, as are leading frames brighter than the
-    rest, before the magnetisation has settled. Thresholds are assumptions.
-
-    Args:
-        curve: (time,) mean signal of the brain.
-    """
-    curve = finite(curve, "signal")
-    lowest = int(curve.argmin())
-    early = curve[: max(lowest, 1)]
-    level = np.median(early)
-    spread = 1.4826 * np.median(np.abs(early - level))
-    # The early frames include the slope down; the median ignores it, and a second look without it sharpens the spread.
-    quiet = early[early > level - max(5 * spread, 0.05 * (level - curve[lowest]))]
-    level, spread = np.median(quiet), 1.4826 * np.median(np.abs(quiet - np.median(quiet)))
-    limit = max(3 * spread, 0.05 * (level - curve[lowest]))
-    above = np.flatnonzero(early >= level - limit)
-    stop = int(above[-1]) if above.size else 0
-    first = 0
-    while first < stop and curve[first] > level + max(5 * spread, 0.01 * level):
-        first += 1
-    if stop - first < 2:
-        raise ValueError("no baseline: the bolus arrives within the first frames; give baseline=(first, stop)")
-    return first, stop
 
 
 def time_to_peak(concentration: np.ndarray, aif: np.ndarray, tr: float) -> np.ndarray:
@@ -203,7 +230,7 @@ def deconvolve(
         concentration: (curves, time) in 1/s.
         aif: (time,) in 1/s.
         tr: repetition time in s.
-        method: bcsvd (or csvd), osvd, parametric.
+        method: bcsvd, osvd, parametric.
         threshold: bcsvd: share of the largest singular value below which values are cut (0.1 to 0.2).
         oscillation: osvd: oscillation index below which a residue is smooth enough (Wu 2003: 0.035 to 0.095).
         search: (earliest, latest) delay in s.
@@ -223,7 +250,7 @@ def deconvolve(
         raise ValueError(f"repetition time {tr} s is not between 0 and 20 s: give it in seconds")
     if aif.sum() <= 0:
         raise ValueError("the AIF has no positive area: check the arterial voxels and the baseline")
-    if method in ("bcsvd", "csvd"):
+    if method == "bcsvd":
         peak, delay, residue = _fixed_threshold(concentration, aif, tr, threshold, search, smooth_s, residues)
     elif method == "osvd":
         peak, delay, residue = _least_threshold(concentration, aif, tr, oscillation, search, smooth_s, residues)

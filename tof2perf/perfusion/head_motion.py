@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from tof2perf.perfusion.arterial import finite
+from tof2perf.perfusion.series import finite
 
 SMOOTHING_MM = 3.0  # standard deviation: linear interpolation and first-order gradients hold over such a distance
 ITERATIONS = 12
@@ -29,7 +29,7 @@ def motion_correct(
     Args:
         signal: (x, y, z, time).
         voxel_mm: voxel size in mm.
-        baseline: (first, stop) frames of the reference, see :func:`tof2perf.perfusion.dsc.find_baseline`.
+        baseline: (first, stop) frames of the reference, see :func:`tof2perf.perfusion.series.find_baseline`.
         sample_mm: distance of the voxels that enter the fit.
 
     Returns:

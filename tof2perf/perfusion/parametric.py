@@ -6,6 +6,7 @@ depends on three numbers only. It is tabulated once with its derivatives; a fit 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import gammaincc
@@ -18,7 +19,7 @@ DELAY_STEP = 0.75  # s
 VARIANCE = np.array([0.1, 1.0, 10.0, 0.1])  # of the prior of log CBF, log alpha, delay (s), log beta (Mouridsen 2014)
 ITERATIONS = 32
 # Between its samples the AIF is known to about 1 % only (measured for a bolus of 6 s at a TR of 2.2 s): a residual
-# below that tells nothing about the shape of R, where the prior shall rule.
+# below that says nothing about the shape of R, which the prior then decides.
 MODEL_ERROR = 0.01
 CHUNK = 2048
 
@@ -153,82 +154,101 @@ def _extend(aif, length):
 def _evaluate(table, theta, curves):
     """Products of model and slopes by (log alpha, log mtt, delay): with each other (n, 4, 4), with curves (n, 4)."""
     position = (theta[:, 1], theta[:, 1] + theta[:, 3], theta[:, 2])
-    index, (u, v, w) = 0, np.empty((3, len(theta)), np.float32)
-    for axis, values, offset in zip(table.axes, position, (u, v, w), strict=True):
-        step = axis[1] - axis[0]
-        node = np.clip(np.rint((values - axis[0]) / step), 0, len(axis) - 1).astype(np.intp)
-        offset[:] = values - axis[node]
+    index, offsets = 0, []
+    for axis, values in zip(table.axes, position, strict=True):
+        node = np.clip(np.rint((values - axis[0]) / (axis[1] - axis[0])), 0, len(axis) - 1).astype(np.intp)
+        offsets.append((values - axis[node]).astype(np.float32))
         index = index * len(axis) + node
-    terms = np.zeros((len(theta), 4, 10), np.float32)
-    terms[:, 0] = np.stack([np.ones_like(u), u, v, w, u * u / 2, u * v, u * w, v * v / 2, v * w, w * w / 2], axis=1)
-    terms[:, 1, [1, 4, 5, 6]] = terms[:, 2, [2, 5, 7, 8]] = terms[:, 3, [3, 6, 8, 9]] = terms[:, 0, :4]
-    parts = terms @ table.expansion[index]  # (n, 4, K)
+    a, m, d = offsets  # from the nearest node, in log alpha, log mtt and delay
+    one, no = np.ones_like(a), np.zeros_like(a)
+    taylor = np.array(
+        [  # value, its three first, and six second derivatives: by aa, am, ad, mm, md, dd
+            [one, a, m, d, a * a / 2, a * m, a * d, m * m / 2, m * d, d * d / 2],  # the model's value
+            [no, one, no, no, a, m, d, no, no, no],  # its slope by log alpha
+            [no, no, one, no, no, a, no, m, d, no],  # by log mtt
+            [no, no, no, one, no, no, a, no, m, d],  # by delay
+        ]
+    )
+    parts = np.ascontiguousarray(taylor.transpose(2, 0, 1)) @ table.expansion[index]  # (n, 4, K)
     return parts @ parts.transpose(0, 2, 1), (parts @ curves[:, :, None])[..., 0]
 
 
+class _State(NamedTuple):
+    """Curves and where their fit is; every array has one entry a curve."""
+
+    curves: np.ndarray  # (n, K) coordinates in the table's basis
+    energy: np.ndarray  # sum of squares over time
+    prior: np.ndarray  # (n, 4) mean of the prior of theta
+    theta: np.ndarray  # (n, 4) log height, log alpha, delay, log beta
+    gram: np.ndarray  # (n, 4, 4) products of model and slopes with each other
+    product: np.ndarray  # (n, 4) with the curve
+    rest: np.ndarray  # squared residual
+    cost: np.ndarray  # negative log of the posterior probability
+
+    def where(self, rows):
+        """Select curves by a mask."""
+        return _State(*(part[rows] for part in self))
+
+
+# Rows turn the slopes by (log alpha, log mtt, delay) into those by (log height, log alpha, delay, log beta).
+_TURN = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0]], np.float32)
+_PRECISION = (1 / VARIANCE).astype(np.float32)
+
+
 def _fit_chunk(table, curves, start):
-    lower = np.array([-np.inf, table.axes[0][0], table.axes[2][0], -np.inf], np.float32)
-    upper = np.array([np.inf, table.axes[0][-1], table.axes[2][-1], np.inf], np.float32)
-
-    def bounded(theta):
-        theta = np.clip(theta, lower, upper)
-        theta[:, 3] = np.clip(theta[:, 1] + theta[:, 3], table.axes[1][0], table.axes[1][-1]) - theta[:, 1]
-        return theta
-
-    frames = curves.shape[1]
-    energy = np.square(curves).sum(axis=1)
-    known = curves @ table.basis
-    precision = (1 / VARIANCE).astype(np.float32)
-
-    def cost(theta, gram, product, energy, prior):
-        height = np.exp(theta[:, 0])
-        rest = energy - 2 * height * product[:, 0] + height**2 * gram[:, 0, 0]
-        rest = np.maximum(rest, MODEL_ERROR**2 * energy)
-        return rest, 0.5 * frames * np.log(rest) + 0.5 * (np.square(theta - prior) * precision).sum(axis=1)
-
-    # Rows turn the slopes by (log alpha, log mtt, delay) into those by (log height, log alpha, delay, log beta).
-    turn = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0]], np.float32)
-    result = bounded(start.astype(np.float32))
+    """As :func:`fit`, for curves (n, time) of zero mean."""
+    frames, energy = curves.shape[1], np.square(curves).sum(axis=1)
+    result = _bounded(table, start.astype(np.float32))
     live = np.flatnonzero(energy > 0)
-    theta, prior, y, power = result[live], result[live], known[live], energy[live]
-    gram, product = _evaluate(table, theta, y)
-    rest, value = cost(theta, gram, product, power, prior)
+    if not live.size:
+        return result
+    state = _state(table, result[live], (curves @ table.basis)[live], energy[live], result[live], frames)
     damping = np.full(len(live), 1e-2, np.float32)
     for _ in range(ITERATIONS):
-        height = np.exp(theta[:, :1])
-        curvature = turn @ gram @ turn.T * (height**2)[..., None]
-        slope = height * (product @ turn.T) - curvature[:, 0]  # J^T (data - model)
-        ratio = (frames / rest)[:, None]
-        hessian = curvature * ratio[..., None]
-        hessian[:, range(4), range(4)] = hessian[:, range(4), range(4)] * (1 + damping[:, None]) + precision
-        step = np.linalg.solve(hessian, (slope * ratio - precision * (theta - prior))[..., None])[..., 0]
-        trial = bounded(theta + np.clip(step, -1.5, 1.5))
-        new_gram, new_product = _evaluate(table, trial, y)
-        new_rest, new_value = cost(trial, new_gram, new_product, power, prior)
-        better = new_value <= value
-        moved = np.abs(trial - theta).max(axis=1)
-        gain = value - new_value
-        for old, new in (
-            (theta, trial),
-            (gram, new_gram),
-            (product, new_product),
-            (rest, new_rest),
-            (value, new_value),
-        ):
+        step = np.clip(_newton_step(state, damping, frames), -1.5, 1.5)
+        trial = _bounded(table, state.theta + step)
+        trial = _state(table, trial, state.curves, state.energy, state.prior, frames)
+        better = trial.cost <= state.cost
+        moved, gain = np.abs(trial.theta - state.theta).max(axis=1), state.cost - trial.cost
+        for old, new in zip(state, trial, strict=True):
             old[better] = new[better]
         damping = np.where(better, damping * 0.2, damping * 8)
         going = np.where(better, (gain > 1e-3) | (moved > 0.05), damping < 1e4)
-        if going.mean() < 0.8 or not going.any():
-            result[live] = theta
-            live, theta, prior, y, power = live[going], theta[going], prior[going], y[going], power[going]
-            gram, product, rest, value, damping = (
-                gram[going],
-                product[going],
-                rest[going],
-                value[going],
-                damping[going],
-            )
+        if going.mean() < 0.8:  # go on with these alone
+            result[live] = state.theta
+            live, state, damping = live[going], state.where(going), damping[going]
             if not live.size:
                 break
-    result[live] = theta
+    result[live] = state.theta
     return result
+
+
+def _bounded(table, theta):
+    """Clip theta (n, 4) to the range of the table; the transit time is bounded through beta."""
+    log_alpha, log_mtt, delay = ((axis[0], axis[-1]) for axis in table.axes)
+    lower, upper = np.array([(-np.inf, np.inf), log_alpha, delay, (-np.inf, np.inf)], np.float32).T
+    theta = np.clip(theta, lower, upper)
+    theta[:, 3] = np.clip(theta[:, 1] + theta[:, 3], *log_mtt) - theta[:, 1]
+    return theta
+
+
+def _state(table, theta, curves, energy, prior, frames):
+    """Residual and cost of curves (n, K) at theta (n, 4); the noise variance of a curve is that of its residual."""
+    gram, product = _evaluate(table, theta, curves)
+    height = np.exp(theta[:, 0])
+    rest = energy - 2 * height * product[:, 0] + height**2 * gram[:, 0, 0]
+    rest = np.maximum(rest, MODEL_ERROR**2 * energy)
+    cost = 0.5 * frames * np.log(rest) + 0.5 * (np.square(theta - prior) * _PRECISION).sum(axis=1)
+    return _State(curves, energy, prior, theta, gram, product, rest, cost)
+
+
+def _newton_step(state, damping, frames):
+    """Levenberg-damped Gauss-Newton step (n, 4)."""
+    height = np.exp(state.theta[:, :1])
+    curvature = _TURN @ state.gram @ _TURN.T * (height**2)[..., None]
+    slope = height * (state.product @ _TURN.T) - curvature[:, 0]  # J^T (data - model)
+    ratio = (frames / state.rest)[:, None]
+    hessian = curvature * ratio[..., None]
+    hessian[:, range(4), range(4)] = hessian[:, range(4), range(4)] * (1 + damping[:, None]) + _PRECISION
+    pull = slope * ratio - _PRECISION * (state.theta - state.prior)
+    return np.linalg.solve(hessian, pull[..., None])[..., 0]

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
+from tof2perf.perfusion.dsc import KAPPA
+
 # Forward model: C(t) = CBF / (6000 kappa) (AIF(t - delay) * dispersion * R)(t) with R(t) = 1 - GammaCDF(t), see
-# perfusion.py for the transit times. The AIF is a gamma variate with r = 3 and b = 1.5 s, as in
+# haemodynamics.py for the transit times. The AIF is a gamma variate with r = 3 and b = 1.5 s, as in
 # BezierCurveDeconvolution (Chakwizira).
-KAPPA = 0.705  # (1 - Hct large) / (1 - Hct small) / density of brain
 SHAPE, SCALE_S = 3.0, 1.5
 RECIRCULATION = 0.08  # area of the second pass over the first, 14 s later and three times as broad (assumption)
 RECIRCULATION_DELAY_S, RECIRCULATION_SCALE_S = 14.0, 4.5

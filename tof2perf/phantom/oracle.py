@@ -16,8 +16,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from tof2perf.cohorts.participants import patients_in, read_participants
+from tof2perf.perfusion.dsc import analyse_series
 from tof2perf.phantom import scanner
-from tof2perf.phantom.bolus import average_bolus
+from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, average_bolus
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease
 from tof2perf.phantom.haemodynamics import true_perfusion
 from tof2perf.phantom.patient import (
@@ -28,7 +29,6 @@ from tof2perf.phantom.patient import (
     draw_patient,
     patient_seed,
     patient_stream,
-    perfusion_of_series,
 )
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
 from tof2perf.system.workers import tied
@@ -90,13 +90,14 @@ def oracle_maps(
         rng=rng,
     )
     placed = simulation.perfusion.aif == "contralateral M2"
-    _, maps = perfusion_of_series(
+    _, maps = analyse_series(
         series,
-        tr=simulation.repetition_time_s,
-        te=simulation.echo_time_s,
-        voxel_mm=phantom.dsc_voxel_mm,
-        analysis=dataclasses.replace(simulation.perfusion, motion_correction=False),
+        simulation.repetition_time_s,
+        simulation.echo_time_s,
+        phantom.dsc_voxel_mm,
+        dataclasses.replace(simulation.perfusion, motion_correction=False),
         artery=contralateral_m2(expected, affine, phantom, rng) if placed else None,
+        calibration=ARTERIAL_CALIBRATION,
     )
     return maps, affine
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from tof2perf.cohorts import layout
 from tof2perf.maps import MAPS
-from tof2perf.perfusion import dsc, head_motion
+from tof2perf.perfusion.dsc import analyse_series
 from tof2perf.phantom import metadata, scanner
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
@@ -21,7 +21,7 @@ from tof2perf.phantom.haemodynamics import GM_CBF, LATE_S, WM_CBF, Perfusion, tr
 from tof2perf.phantom.head import Head, load_template, make_head, open_cisterns
 from tof2perf.phantom.metadata import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
-from tof2perf.profiles import CohortProfile, PerfusionProfile, PhantomProfile
+from tof2perf.profiles import CohortProfile, PhantomProfile
 from tof2perf.system.codebase import code_digest
 from tof2perf.system.files import write_json, write_text
 from tof2perf.volumes.nifti import write_volume
@@ -29,7 +29,6 @@ from tof2perf.volumes.nifti import write_volume
 PREBOLUS_FRAMES = 8  # the paper: at least eight
 TOF_CENTRE_MM, DSC_CENTRE_MM = (0.0, -18.0, -2.0), (0.0, -18.0, 8.0)  # where the scans are centred, template mm
 SIDES = ("left", "right")
-RATER_VOXELS = 4  # in which the AIF is placed by hand; three or four in the paper
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ def simulate_patient(
         rng=rng,
     )
     artery = contralateral_m2(patient, dsc_affine, phantom, rng) if analysis.aif == "contralateral M2" else None
-    reference, maps = perfusion_of_series(
-        series, tr=tr, te=te, voxel_mm=phantom.dsc_voxel_mm, analysis=analysis, artery=artery
+    reference, maps = analyse_series(
+        series, tr, te, phantom.dsc_voxel_mm, analysis, artery=artery, calibration=ARTERIAL_CALIBRATION
     )
 
     write_volume(layout.tof_path(folder, name), tof, tof_affine)
@@ -158,51 +157,6 @@ def simulate_patient(
     return participant
 
 
-def perfusion_of_series(
-    series: np.ndarray,
-    *,
-    tr: float,
-    te: float,
-    voxel_mm: tuple[float, float, float],
-    analysis: PerfusionProfile,
-    artery: np.ndarray | None = None,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Post-process a simulated series as the cohort's software would.
-
-    The amplitude of the arterial input is divided by the arterial calibration, which a console knows for its sequence:
-    without it CBF and CBV would have no absolute scale.
-
-    Args:
-        series: (x, y, z, time).
-        tr, te: s.
-        voxel_mm: voxel size.
-        analysis: motion correction, arterial input and deconvolution.
-        artery: (x, y, z) share of each voxel that is the artery in which a rater places the arterial input.
-
-    Returns:
-        Reference volume (mean before the bolus) and the five maps (x, y, z) in physical units.
-
-    Raises:
-        ValueError: an unknown kind of AIF, or a placed one without its artery.
-    """
-    mean = series.mean(axis=3)
-    mask = mean > 0.3 * np.percentile(mean, 98)
-    labels, _ = ndimage.label(ndimage.binary_opening(mask))
-    mask = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
-    baseline = dsc.find_baseline(series[mask].mean(axis=0))
-    if analysis.motion_correction:
-        series, _ = head_motion.motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
-    curves = dsc.signal_to_concentration(series[mask], te=te, baseline=baseline)
-    if analysis.aif == "automatic":
-        aif, _ = dsc.find_aif(curves, tr=tr)
-    elif analysis.aif == "contralateral M2" and artery is not None:
-        aif = _placed_aif(curves, artery[mask])
-    else:
-        raise ValueError(f"AIF '{analysis.aif}' cannot be had: choose automatic, or contralateral M2 with its artery")
-    maps = dsc.maps_of_curves(curves, aif / ARTERIAL_CALIBRATION, tr, mask=mask, method=analysis.method)
-    return series[..., slice(*baseline)].mean(axis=3), maps
-
-
 def contralateral_m2(
     patient: Patient, affine: np.ndarray, phantom: PhantomProfile, rng: np.random.Generator
 ) -> np.ndarray:
@@ -217,16 +171,6 @@ def contralateral_m2(
     return scanner.draw_vessels(
         tree.parent, radius_mm, position=position, radius_mm=radius_mm, affine=affine, shape=phantom.dsc_shape, rng=rng
     )[0]
-
-
-def _placed_aif(curves: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Mean curve (time,) of the voxels a rater would mark: of those that hold most of the artery, the highest peaks.
-
-    The paper's rater marked three or four voxels, minimising partial volume and delay, and looked at the peak.
-    """
-    likely = np.argsort(-share, kind="stable")[: 3 * RATER_VOXELS]
-    chosen = likely[np.argsort(-curves[likely].max(axis=1), kind="stable")[:RATER_VOXELS]]
-    return curves[chosen].mean(axis=0)
 
 
 def _write_truth(
