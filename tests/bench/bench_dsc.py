@@ -1,6 +1,7 @@
 """Measure how many voxels a second each deconvolution does on one thread: ``pytest tests/bench/bench_dsc.py``.
 
-Goals on one core of a laptop: a million for bcsvd, twenty thousand for parametric. No test: nothing is asserted about time.
+Goals on one core of a laptop: a million for bcsvd, twenty thousand for parametric. Nothing is asserted about time, so
+this is no test.
 """
 
 import numpy as np
