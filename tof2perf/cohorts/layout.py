@@ -74,7 +74,7 @@ def lesion_mask_path(folder: Path, patient: str) -> Path:
 
 
 def truth_path(folder: Path, patient: str, name: str) -> Path:
-    """The phantom's ground truth: a volume, or ``motion`` (JSON). Read by tests only, never downstream."""
+    """The phantom's ground truth: a volume, or ``motion`` (JSON). Read by tests and explore pages only."""
     suffix = ".json" if name == "motion" else ".nii.gz"
     return folder / "derivatives" / "truth" / patient / f"{patient}_desc-true_{name}{suffix}"
 

@@ -120,10 +120,8 @@ def draw_disease(tree: Tree, profile: DiseaseProfile, *, rng: np.random.Generato
             site, occluded = str(rng.choice(["M1", "M2"])), True
         place = _place(tree, site, diseased, rng)
         lesions.append(Lesion(site, diseased, place, 1.0 if occluded else degree, open_again))
-    spread, spared = (
-        np.exp(profile.hypoperfused_spread * rng.standard_normal()),
-        rng.random() < profile.good_collaterals,
-    )
+    spread = np.exp(profile.hypoperfused_spread * rng.standard_normal())
+    spared = rng.random() < profile.good_collaterals
     if not lesions or (spared and lesions[0].visible):
         volume_ml = 0.0
     elif lesions[0].site not in profile.hypoperfused_ml:

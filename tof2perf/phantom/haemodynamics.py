@@ -48,6 +48,7 @@ HYPOPERFUSED_DELAY_S = 3.5
 # (doi 10.1038/jcbfm.2011.153), 1 is an exponential residue; the spread over patients is an assumption.
 TRANSIT_SHAPE, TRANSIT_SHAPE_SPREAD = 1.1, 0.15
 NEIGHBOURS = 6  # branches that share a voxel
+EVERY_SECOND = (slice(None, None, 2),) * 3  # arrival varies smoothly: half the resolution is enough
 
 
 @dataclass(frozen=True)
@@ -106,71 +107,80 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
         disease: what is wrong with them.
         rng: source of all randomness; None puts all that varies between patients at the population's average.
     """
-    way = circulate(tree, disease)
-    coarse = (slice(None, None, 2),) * 3  # arrival varies smoothly: half the resolution is enough
-    spacing_mm = 2 * float(head.affine[0, 0])
-    inside = ndimage.binary_dilation(head.brain, iterations=2)[coarse]
-    index = np.argwhere(inside) * 2.0
-    points = head.to_template(index @ head.affine[:3, :3].T + head.affine[:3, 3])
-    leaves = tree.leaves
-    homes = _with_compartment(tree.position[leaves])
-    distance, near = spatial.cKDTree(homes).query(_with_compartment(points), k=NEIGHBOURS)
-    weight = 1.0 / np.maximum(distance, 1.0) ** 2
-    weight /= weight.sum(axis=1, keepdims=True)
-    well_fed = way.supply[leaves] > 0.8
-    if well_fed.any():
-        from_rim_mm = np.minimum(spatial.cKDTree(homes[well_fed]).query(_with_compartment(points))[0], 50.0)
-    else:
-        from_rim_mm = np.full(len(points), 50.0)
-    near_edge = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
-
-    def smooth(values: np.ndarray) -> np.ndarray:
-        grid = np.zeros(inside.shape, dtype=np.float32)
-        grid[inside] = values
-        return ndimage.gaussian_filter(grid[tuple(near_edge)], 1.0)
-
-    halves = [_between(coarse_count, count) for coarse_count, count in zip(inside.shape, head.brain.shape, strict=True)]
-
-    def refine(grid: np.ndarray) -> np.ndarray:
-        return np.einsum("xi,yj,zk,ijk->xyz", *halves, grid, optimize=True)
-
-    def vary(shape: tuple[int, int, int], step_mm: float, length_mm: float) -> np.ndarray:
-        if rng is None:
-            return np.zeros(shape, dtype=np.float32)
-        return smooth_field(shape, spacing_mm=(step_mm,) * 3, length_mm=length_mm, rng=rng)
-
-    fed = np.clip(smooth((weight * way.supply[leaves][near]).sum(axis=1)), 0.0, 1.0)
-    arrival = smooth((weight * way.arrival_s(tree)[leaves][near]).sum(axis=1))
-    depth = (smooth(from_rim_mm) / DEPTH_MM) ** DEPTH_POWER
-    starved = (1.0 - fed) * np.maximum(1.0 + 0.12 * vary(inside.shape, spacing_mm, 20.0), 0.0)
+    fed, arrival, rim_mm = _from_upstream(head, tree, disease)
+    spacing_mm = float(head.affine[0, 0])
+    depth = (rim_mm / DEPTH_MM) ** DEPTH_POWER
+    starved = (1.0 - fed) * np.maximum(1.0 + 0.12 * _vary(fed.shape, 2 * spacing_mm, 20.0, rng), 0.0)
 
     def added_s(reach_s: float) -> np.ndarray:
+        """Delay that collaterals of this reach add, on every second voxel."""
         return np.minimum(starved * (disease.collateral_start_s + reach_s * depth), LONGEST_DETOUR_S)
 
     brain = head.brain & (head.gm + head.wm > 0.05)
     white = head.wm / np.maximum(head.gm + head.wm, 0.05)
     through_s = ndimage.gaussian_filter(GM_TRANSIT_S + (WM_TRANSIT_S - GM_TRANSIT_S) * white, 1.0)
+    coarse_brain, healthy_s = brain[EVERY_SECOND], arrival + through_s[EVERY_SECOND]
     reach_s = _reach_for_volume(
-        lambda reach: float(
-            np.count_nonzero((arrival + through_s[coarse] + added_s(reach) > HYPOPERFUSED_DELAY_S) & brain[coarse])
-        ),
-        disease.hypoperfused_ml * 1000.0 / spacing_mm**3,
+        lambda reach: float(np.count_nonzero((healthy_s + added_s(reach) > HYPOPERFUSED_DELAY_S) & coarse_brain)),
+        disease.hypoperfused_ml * 1000.0 / (2 * spacing_mm) ** 3,
     )
     table = _ACUTE if disease.course == "acute" else _CHRONIC
     level_cbf, level_cbv = (1.0, 1.0) if rng is None else np.clip(rng.normal(1.0, 0.1, 2), 0.75, 1.25)
-    uneven = [vary(head.brain.shape, spacing_mm / 2, 24.0)[brain] for _ in range(2)]
-    gm, wm, added, whole = head.gm[brain], head.wm[brain], refine(added_s(reach_s))[brain], refine(fed)[brain]
+    uneven = [_vary(brain.shape, spacing_mm, 24.0, rng)[brain] for _ in range(2)]
+    added, supply, arrival = (_refine(grid, brain.shape)[brain] for grid in (added_s(reach_s), fed, arrival))
+    gm, wm = head.gm[brain], head.wm[brain]
     cbf = (GM_CBF * gm + WM_CBF * wm) * level_cbf * (1.0 + 0.06 * uneven[0]) * np.interp(added, *table[:2])
     cbv = (GM_CBV * gm + WM_CBV * wm) * level_cbv * (1.0 + 0.05 * uneven[1]) * np.interp(added, *table[::2])
     if disease.course == "chronic":
-        cbv *= 1.0 + CHRONIC_WIDENING * (1.0 - whole)
+        cbv *= 1.0 + CHRONIC_WIDENING * (1.0 - supply)
     mtt = 60.0 * cbv / np.maximum(cbf, 1e-3)
-    delay = (refine(arrival) + through_s)[brain] + added
+    delay = arrival + through_s[brain] + added
     fields = np.zeros((6, *brain.shape), dtype=np.float32)
-    fields[:, brain] = cbf, cbv, mtt, delay, np.minimum(DISPERSION * added, 4.5), whole
+    fields[:, brain] = cbf, cbv, mtt, delay, np.minimum(DISPERSION * added, 4.5), supply
     shape = TRANSIT_SHAPE * (1.0 if rng is None else float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal())))
-    cbf, cbv, mtt, delay, dispersion, supply = fields
-    return Perfusion(cbf, cbv, mtt, delay, dispersion, supply, shape, reach_s)
+    return Perfusion(*fields, transit_shape=shape, collateral_reach_s=reach_s)
+
+
+def _from_upstream(head: Head, tree: Tree, disease: Disease) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the arteries bring to every second voxel of a head.
+
+    Returns:
+        Share of the healthy flow that arrives, time of arrival at the end branches (s), and distance to the nearest
+        well-fed end branch of the same compartment (mm, at most 50); each smooth, (x, y, z).
+    """
+    way = circulate(tree, disease)
+    inside = ndimage.binary_dilation(head.brain, iterations=2)[EVERY_SECOND]
+    points = head.to_template(np.argwhere(inside) * 2.0 @ head.affine[:3, :3].T + head.affine[:3, 3])
+    places, leaves = _with_compartment(points), tree.leaves
+    homes = _with_compartment(tree.position[leaves])
+    distance, near = spatial.cKDTree(homes).query(places, k=NEIGHBOURS)
+    weight = 1.0 / np.maximum(distance, 1.0) ** 2
+    weight /= weight.sum(axis=1, keepdims=True)
+    well_fed = way.supply[leaves] > 0.8
+    rim_mm = spatial.cKDTree(homes[well_fed]).query(places)[0] if well_fed.any() else np.full(len(places), np.inf)
+    nearest_inside = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        grid = np.zeros(inside.shape, dtype=np.float32)
+        grid[inside] = values
+        return ndimage.gaussian_filter(grid[tuple(nearest_inside)], 1.0)
+
+    fed = np.clip(smooth((weight * way.supply[leaves][near]).sum(axis=1)), 0.0, 1.0)
+    arrival = smooth((weight * way.arrival_s(tree)[leaves][near]).sum(axis=1))
+    return fed, arrival, smooth(np.minimum(rim_mm, 50.0))
+
+
+def _vary(shape: tuple[int, ...], spacing_mm: float, length_mm: float, rng: np.random.Generator | None) -> np.ndarray:
+    """A smooth random field (x, y, z), 0 without a generator."""
+    if rng is None:
+        return np.zeros(shape, dtype=np.float32)
+    return smooth_field(shape, spacing_mm=(spacing_mm,) * 3, length_mm=length_mm, rng=rng)
+
+
+def _refine(grid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Interpolate a grid of every second voxel to all voxels (x, y, z)."""
+    between = [_between(coarse, fine) for coarse, fine in zip(grid.shape, shape, strict=True)]
+    return np.einsum("xi,yj,zk,ijk->xyz", *between, grid, optimize=True)
 
 
 def _between(coarse: int, fine: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Simulated patients as a BIDS cohort: anatomy, arteries, disease, both scans, and the maps of the series."""
+"""Simulate one patient: anatomy, arteries, disease, both scans, and the maps of the series."""
 
 import contextlib
 import dataclasses

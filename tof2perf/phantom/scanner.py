@@ -44,11 +44,8 @@ def blood_signal(pulses: np.ndarray) -> np.ndarray:
     """TOF signal of blood that has seen ``pulses`` (any shape) excitations; inf gives the steady state."""
     angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S["blood"])
     steady = (1 - e1) / (1 - np.cos(angle) * e1)
-    return (
-        DENSITY["blood"]
-        * np.sin(angle)
-        * (steady + (1 - steady) * (np.cos(angle) * e1) ** np.asarray(pulses, dtype=float))
-    )
+    longitudinal = steady + (1 - steady) * (np.cos(angle) * e1) ** np.asarray(pulses, dtype=float)
+    return DENSITY["blood"] * np.sin(angle) * longitudinal
 
 
 def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottoms_mm: np.ndarray) -> np.ndarray:
@@ -226,12 +223,8 @@ def acquire_dsc(
     baseline = sum(relaxed[kind] * getattr(head, kind) for kind in relaxed)
     baseline = (baseline + 0.08 * head.scalp) * (1000.0 / relaxed["gm"])
     # Times are averages over the perfused part of a voxel, so they are weighted with flow.
-    weighted = (
-        baseline,
-        perfusion.cbf,
-        perfusion.cbv,
-        *(f * perfusion.cbf for f in (perfusion.delay, perfusion.dispersion)),
-    )
+    flow = perfusion.cbf
+    weighted = (baseline, flow, perfusion.cbv, perfusion.delay * flow, perfusion.dispersion * flow)
     sigma = np.diag(affine)[:3] / FWHM_PER_SIGMA / np.diag(head.affine)[:3]
     fields = [ndimage.gaussian_filter(field, sigma, truncate=3.0) for field in weighted]
     way = circulate(tree, disease)
@@ -268,9 +261,8 @@ def acquire_dsc(
         blood = artery > 0.02
         share = np.minimum(artery[blood] / ARTERY_SATURATION, 1.0)[:, None]
         arterial = ARTERIAL_CALIBRATION * bolus(times[None] - passes_s[blood][:, None])
-        rate[blood] = (1 - share) * rate[
-            blood
-        ] + share * arterial  # large arteries share their voxel with CSF, not tissue
+        # Large arteries share their voxel with CSF, not tissue.
+        rate[blood] = (1 - share) * rate[blood] + share * arterial
         np.exp(-te * rate, out=rate)
         series[..., first:stop] = before[..., None] * rate
     return _magnitude(series, 1000.0 / snr, rng)
