@@ -138,7 +138,8 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
     fields = np.zeros((6, *brain.shape), dtype=np.float32)
     fields[:, brain] = cbf, cbv, mtt, delay, np.minimum(DISPERSION * added, 4.5), supply
     shape = TRANSIT_SHAPE * (1.0 if rng is None else float(np.exp(TRANSIT_SHAPE_SPREAD * rng.standard_normal())))
-    return Perfusion(*fields, transit_shape=shape, collateral_reach_s=reach_s)
+    cbf, cbv, mtt, delay, dispersion, supply = fields
+    return Perfusion(cbf, cbv, mtt, delay, dispersion, supply, shape, reach_s)
 
 
 def _from_upstream(head: Head, tree: Tree, disease: Disease) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

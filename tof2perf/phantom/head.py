@@ -170,7 +170,7 @@ def open_cisterns(head: Head, arteries: np.ndarray, *, radius_mm: float = 3.0) -
 
 
 def smooth_field(
-    shape: tuple[int, int, int], *, spacing_mm: tuple[float, ...], length_mm: float, rng: np.random.Generator
+    shape: tuple[int, ...], *, spacing_mm: tuple[float, ...], length_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A smooth random field of zero mean and unit SD (x, y, z): cubic splines through noise ``length_mm`` apart."""
     counts = [int(np.ceil(n * s / length_mm)) + 4 for n, s in zip(shape, spacing_mm, strict=True)]
