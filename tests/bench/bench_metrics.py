@@ -1,6 +1,6 @@
-"""How long a whole volume takes in both conventions on one thread: ``pytest tests/bench_metrics.py``, not a test.
+"""How long a whole volume takes in both conventions on one thread: ``pytest tests/bench/bench_metrics.py``, not a test.
 
-Goal: 256 x 256 x 128 voxels, four metrics, both conventions, in three seconds on one core. No time is asserted.
+Goal: 256 x 256 x 128 voxels, four metrics, both conventions, in ten seconds on one core. No time is asserted.
 """
 
 import numpy as np

@@ -1,9 +1,7 @@
 """Similarity of a generated to a real map in two conventions: as the paper computes it and as the field recommends."""
 
-import math
-
 import numpy as np
-from scipy.ndimage import uniform_filter
+from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 
 from tof2perf.maps import normalise
 
@@ -11,7 +9,6 @@ METRICS = ("ssim", "psnr", "mae", "nrmse")
 CONVENTIONS = ("paper", "brain")
 HIGHER_IS_BETTER = {"ssim": True, "psnr": True, "mae": False, "nrmse": False}
 WINDOW = 7  # voxels, the default of scikit-image, which the released code used
-SLAB = 16  # slices filtered at once: keeps the temporary arrays of a 256 x 256 x 128 volume in the processor's cache
 
 
 def image_metrics(
@@ -48,11 +45,10 @@ def image_metrics(
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"unknown convention '{convention}': choose one of {', '.join(CONVENTIONS)}")
-    real, generated = np.asarray(real), np.asarray(generated)
+    real, generated = (np.asarray(values, dtype=np.float64) for values in (real, generated))
     _check(real, generated, data_range)
     if convention == "paper":
-        similarity = (ssim(real, generated, data_range=data_range, axes=(1, 2)) + 1) / 2
-        real, generated = real.ravel(), generated.ravel()
+        similarity = (ssim(real, generated, data_range=data_range, slices=True) + 1) / 2
     else:
         if mask is None:
             raise ValueError("convention 'brain' needs a brain mask; give one of the volume's shape")
@@ -62,18 +58,13 @@ def image_metrics(
                 f"brain mask of shape {mask.shape} with {np.count_nonzero(mask)} voxels does not fit a volume of shape "
                 f"{real.shape}; give a mask of that shape with at least one voxel"
             )
-        similarity = ssim(real, generated, data_range=data_range, axes=(0, 1, 2), mask=mask)
+        similarity = ssim(real, generated, data_range=data_range, mask=mask)
         real, generated = real[mask], generated[mask]
-    difference = np.subtract(generated, real, dtype=np.float64)
-    squared = float(difference @ difference) / difference.size
-    energy = float(np.einsum("i,i->", real, real, dtype=np.float64)) / real.size
-    if squared == 0:
-        psnr, nrmse = math.inf, 0.0
-    else:
-        psnr = 10 * math.log10(data_range**2 / squared)
-        nrmse = math.sqrt(squared / energy) if energy > 0 else math.inf
-    mae = float(np.abs(difference, out=difference).mean())
-    return {"ssim": similarity, "psnr": psnr, "mae": mae, "nrmse": nrmse}
+    with np.errstate(divide="ignore", invalid="ignore"):  # equal volumes and a real one of zeros, see above
+        psnr = peak_signal_noise_ratio(real, generated, data_range=data_range)
+        nrmse = normalized_root_mse(real, generated) if np.any(real != generated) else 0.0
+    mae = np.abs(generated - real).mean()
+    return {"ssim": similarity, "psnr": float(psnr), "mae": float(mae), "nrmse": float(nrmse)}
 
 
 def both_conventions(
@@ -105,62 +96,32 @@ def ssim(
     generated: np.ndarray,
     *,
     data_range: float,
-    axes: tuple[int, ...],
+    slices: bool = False,
     mask: np.ndarray | None = None,
 ) -> float:
-    """Mean structural similarity with a uniform window of 7 voxels along ``axes``.
+    """Mean structural similarity by scikit-image, with a uniform window of 7 voxels.
 
-    A volume thinner than 7 voxels along one of ``axes`` is measured with the widest odd window that fits, 5 or 3.
+    A volume thinner than 7 voxels along an axis of the window is measured with the widest odd window that fits, 5 or 3.
 
     Args:
-        real: (x, y, z) volume.
-        generated: (x, y, z) volume.
+        real: (x, y, z) volume, float64.
+        generated: (x, y, z) volume, float64.
         data_range: width of the range of possible values.
-        axes: (0, 1, 2) for 3D windows, (1, 2) for the slices of axis 0.
-        mask: average over these voxels; None averages over all whose window lies inside the volume.
+        slices: two-dimensional, the mean over the slices of axis 0; otherwise three-dimensional.
+        mask: average over these voxels; None averages over all voxels whose window is inside the volume.
 
     Raises:
-        ValueError: the volume is thinner than 3 voxels along one of ``axes``.
+        ValueError: the volume is thinner than 3 voxels along an axis of the window.
     """
-    thinnest = min(real.shape[axis] for axis in axes)
+    thinnest = min(real.shape[1:] if slices else real.shape)
     if thinnest < 3:
         raise ValueError(f"SSIM needs 3 voxels along each axis, the volume has {real.shape}; use a finer grid")
     window = min(WINDOW, thinnest - (thinnest + 1) % 2)
-    pad = window // 2
-    if mask is not None:  # nothing further from the mask than half a window matters
-        sides = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        box = tuple(slice(max(side[0] - pad, 0), side[-1] + pad + 1) for side in sides)
-        real, generated, mask = real[box], generated[box], mask[box]
-    first, halo = (pad, pad) if 0 in axes and mask is None else (0, pad if 0 in axes else 0)
-    last = real.shape[0] - first
-    inside = tuple(slice(pad, -pad) if axis in axes else slice(None) for axis in (1, 2))
-    total, count = 0.0, 0
-    for start in range(first, last, SLAB):
-        stop = min(start + SLAB, last)
-        low, high = max(start - halo, 0), min(stop + halo, real.shape[0])
-        values = _ssim_map(real[low:high], generated[low:high], data_range, window, axes)[start - low : stop - low]
-        values = values[mask[start:stop]] if mask is not None else values[:, *inside]
-        total += float(values.sum())
-        count += values.size
-    return total / count
-
-
-def _ssim_map(real, generated, data_range, window, axes):
-    """SSIM of every voxel, (x, y, z); sample covariance and constants .01 and .03 as in Wang et al. 2004."""
-    real, generated = real.astype(np.float64), generated.astype(np.float64)
-
-    def local_mean(values):
-        return uniform_filter(values, size=window, axes=axes)  # mirrors at the volume's border, as scikit-image does
-
-    mean_real, mean_generated = local_mean(real), local_mean(generated)
-    means_squared = mean_real**2 + mean_generated**2
-    means_product = mean_real * mean_generated
-    samples = window ** len(axes)
-    unbiased = samples / (samples - 1)
-    variances = unbiased * (local_mean(real**2 + generated**2) - means_squared)
-    covariance = unbiased * (local_mean(real * generated) - means_product)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    return (2 * means_product + c1) * (2 * covariance + c2) / ((means_squared + c1) * (variances + c2))
+    settings = {"data_range": data_range, "win_size": window, "channel_axis": 0 if slices else None}
+    if mask is None:
+        return float(structural_similarity(real, generated, **settings))
+    _, values = structural_similarity(real, generated, full=True, **settings)
+    return float(values[mask].mean())
 
 
 def _check(real: np.ndarray, generated: np.ndarray, data_range: float) -> None:
