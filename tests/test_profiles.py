@@ -52,6 +52,24 @@ def test_a_value_of_the_wrong_type_is_an_error(tmp_path, laptop, key, value):
         load(tmp_path, laptop)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("training", "schedule", "step", "schedule: expected one of constant, linear, cosine, found 'step'"),
+        ("training", "criterion", "luck", "criterion: expected one of mae, ssim, found 'luck'"),
+        ("training", "objective", "good", "objective: expected one of intended, released, found 'good'"),
+        ("training", "precision", "half", "precision: expected one of float32, bfloat16, found 'half'"),
+        ("network", "input", "dsc", r"input: expected one of tof, tof\+mirror, found 'dsc'"),
+        ("training", "devices", 2, "1 patients cannot be shared by 2 devices; give a multiple of devices"),
+        ("epochs", "acute", 0, "epochs must be at least 1"),
+    ],
+)
+def test_a_setting_that_training_would_refuse_is_an_error_at_once(tmp_path, laptop, section, key, value, message):
+    laptop[section][key] = value
+    with pytest.raises(profiles.ProfileError, match=message):
+        load(tmp_path, laptop)
+
+
 def test_epochs_of_an_unknown_cohort_are_an_error(tmp_path, laptop):
     laptop["epochs"]["heidelberg"] = 3
     with pytest.raises(profiles.ProfileError, match="unknown cohort 'heidelberg'"):

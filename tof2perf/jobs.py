@@ -1,7 +1,7 @@
-"""The heavy part of a step without its notebook, for a cluster to share: some of a cohort's patients, or a rank.
+"""The heavy part of a step without its notebook, for a cluster to share: some of a cohort's patients.
 
-The notebook comes afterwards and finds these patients done, or the training at its last checkpoint. Everything is made
-by the functions that the notebook calls, so nobody can tell who made it. Called by :mod:`tof2perf.pipeline.steps`.
+The notebook comes afterwards and finds these patients done. Everything is made by the functions that the notebook
+calls, so nobody can tell who made it. Called by :mod:`tof2perf.pipeline.steps`.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import joblib
 from tof2perf.cohorts import intake, splits
 from tof2perf.cohorts.participants import read_participants
 from tof2perf.cohorts.workspace import Workspace, read_dropped
-from tof2perf.gan.training import TrainingError, train
 from tof2perf.phantom.cohort import simulate_patients
 from tof2perf.preprocessing.preprocess import preprocess_patient
 from tof2perf.profiles import Profile, ProfileError, get_cohort, load_profile
@@ -79,53 +78,24 @@ def preprocess(profile: Profile, here: Workspace, cohort: str, part: slice) -> I
         )
 
 
-def train_rank(profile: Profile, here: Workspace, cohort: str, map_name: str) -> None:
-    """Be one of the processes that train a model together, up to the last checkpoint; ``02-train`` finishes it.
-
-    Args:
-        profile: the run's; ``training.devices`` is the number of processes.
-        here: where its folders are.
-        cohort, map_name: the model.
-
-    Raises:
-        TrainingError: not as many processes as the profile has devices, or as :func:`tof2perf.gan.training.train`.
-    """
-    twin = profile.initialise_from.get(cohort)
-    train(
-        here.preprocessed(cohort),
-        map_name,
-        here.model(cohort, map_name),
-        network=profile.network,
-        training=profile.training,
-        epochs=profile.epochs[cohort],
-        seed=profile.seed,
-        initialise_from=here.model(twin, map_name) if twin and here.has(twin) else None,
-        launched=True,
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line, for :mod:`tof2perf.pipeline.steps`."""
     parser = argparse.ArgumentParser(prog="python -m tof2perf.jobs", description=__doc__.splitlines()[0])
-    parser.add_argument("work", choices=("00-simulate", "01-preprocess", "02-train"))
+    parser.add_argument("work", choices=("00-simulate", "01-preprocess"))
     parser.add_argument("--profile", required=True)
     parser.add_argument("--root", required=True)
     parser.add_argument("--data", default="")
     parser.add_argument("--cohort", required=True)
-    parser.add_argument("--map_name", default="")
     parser.add_argument("--part", default="1/1", help="K/N: every Nth patient from the Kth on")
     given = parser.parse_args(arguments)
     try:
         profile = load_profile(given.profile)
         here = Workspace(profile.name, given.root, given.data)
         get_cohort(profile, given.cohort)
-        if given.work == "02-train":
-            train_rank(profile, here, given.cohort, given.map_name)
-            return 0
         first, parts = map(int, given.part.split("/"))
         work = {"00-simulate": simulate, "01-preprocess": preprocess}[given.work]
         done = sum(1 for _ in work(profile, here, given.cohort, slice(first - 1, None, parts)))
-    except (CohortError, ProfileError, TrainingError, OSError) as error:
+    except (CohortError, ProfileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{given.work} {given.cohort} {given.part}: {done} patients, on {os.uname().nodename}")

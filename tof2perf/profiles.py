@@ -10,6 +10,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -158,28 +159,27 @@ class NetworkProfile:
     generator_filters: int
     discriminator_filters: int
     discriminator_layers: int
-    input: str  # tof, or tof+mirror: the left-right mirror as a second channel
+    input: Literal["tof", "tof+mirror"]  # with tof+mirror its left-right mirror is a second channel
 
 
 @dataclass(frozen=True)
 class TrainingProfile:
     """Objective, optimiser and where to compute."""
 
-    objective: str  # intended, or released: SSIM without gradient and two sigmoids, as in the released code
+    objective: Literal["intended", "released"]  # released code: SSIM without gradient and two sigmoids
     generator_rate: float
     discriminator_rate: float
     betas: tuple[float, float]  # of Adam
-    schedule: str  # of both rates: constant, linear or cosine
+    schedule: Literal["constant", "linear", "cosine"]  # of both rates
     decay_from: float  # share of the epochs after which the rates fall
     adversarial_weight: float
     l1_weight: float
     ssim_weight: float
-    ssim_window: str  # uniform or gaussian
     initial_spread: float  # standard deviation of the initial weights
     flip: bool  # mirror half of the patients left to right
-    criterion: str  # best epoch on the validation split, by mae or ssim, among those with a falling rate
-    batch: int  # patients a step, over all devices
-    precision: str  # float32 or bfloat16 (of convolutions and matrix products; weights stay float32)
+    criterion: Literal["mae", "ssim"]  # best epoch on the validation split, among those with a falling rate
+    batch: int  # patients a step, over all devices; a multiple of them
+    precision: Literal["float32", "bfloat16"]  # of convolutions and matrix products; weights stay float32
     checkpoint_activations: bool  # compute them again in the backward pass: less memory, more time
     device: str  # auto, cpu, cuda or mps
     devices: int  # how many of them train one model together
@@ -243,6 +243,14 @@ def load_profile(name: str | Path) -> Profile:
         for cohort in getattr(profile, key):
             if cohort not in profile.cohorts:
                 raise ProfileError(f"profile {path.name}: {key} names the unknown cohort '{cohort}'; add it to cohorts")
+    batch, devices = profile.training.batch, profile.training.devices
+    if batch < 1 or devices < 1 or batch % devices:
+        raise ProfileError(
+            f"profile {path.name}: training, batch: {batch} patients cannot be shared by {devices} devices; give a "
+            "multiple of devices"
+        )
+    if min(profile.epochs.values()) < 1:
+        raise ProfileError(f"profile {path.name}: epochs must be at least 1 for each cohort")
     for known, settings in profile.cohorts.items():
         _check_cohort(profile, known, settings, f"profile {path.name}, cohorts, {known}")
     return profile
@@ -339,6 +347,9 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
             if key not in value and field.default is dataclasses.MISSING:
                 raise ProfileError(f"{where}: key '{key}' is missing; add it (see laptop.yaml)")
         return kind(**{key: _build(hints[key], entry, f"{where}, {key}") for key, entry in value.items()})
+    if origin is Literal:
+        _expect(value in arguments, where, f"one of {', '.join(arguments)}", value)
+        return value
     if origin is dict:
         _expect(isinstance(value, dict), where, "a mapping", value)
         return {str(key): _build(arguments[1], entry, f"{where}, {key}") for key, entry in value.items()}

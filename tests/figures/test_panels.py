@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from nibabel import orientations
 
-from tof2perf.figures import networks, panels
+from tof2perf.figures import panels
 from tof2perf.maps import MAPS
 
 RAS = np.diag([2.0, 3.0, 4.0, 1.0])
@@ -173,14 +173,6 @@ def test_few_patients_are_each_shown_once(count, titles):
     chosen = panels.choose(scores, higher_is_better=True)
     assert [title for title, _ in chosen] == titles
     assert len({patient for _, patient in chosen}) == count
-
-
-def test_a_drawing_of_a_network_shows_every_shape():
-    axis = plt.figure().add_subplot(xlim=(0, 100), ylim=(0, 100))
-    layers = [("input", (1, 32, 32, 16)), ("down 1", (8, 16, 16, 8))]
-    networks.draw_layers(axis, layers, [(20, 50), (60, 50)], colours=["0.5", panels.REAL])
-    assert [text.get_text() for text in axis.texts if text.get_text()] == ["1\n32×32×16", "8\n16×16×8"]
-    assert len(axis.patches) == 6  # three faces a box
 
 
 def test_a_saved_figure_has_the_same_bytes_again_embedded_fonts_and_its_numbers(tmp_path):

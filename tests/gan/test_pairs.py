@@ -73,13 +73,18 @@ def test_oblique_affine_still_has_one_left_right_axis():
     assert left_right_axis(affine) == 2
 
 
+def epoch(pairs, generator, *, flip):
+    """One epoch, pair by pair: patient, TOF and target."""
+    return [(patient, tof[0], target[0]) for patient, tof, target in pairs.batches(generator, flip=flip, size=1)]
+
+
 def test_an_epoch_shows_every_patient_once_in_an_order_that_the_generator_decides(cohort):
     pairs = PairDataset(cohort, ["sub-0001", "sub-0002", "sub-0003"], "tmax")
 
     def epochs(seed: int) -> list[list[tuple[str, float]]]:
         generator = torch.Generator().manual_seed(seed)
         return [
-            [(patient, tof[0, 0, 0, 0].item()) for patient, tof, _ in pairs.shuffled(generator, flip=True)]
+            [(patient, tof[0, 0, 0, 0].item()) for patient, tof, _ in epoch(pairs, generator, flip=True)]
             for _ in range(8)
         ]
 
@@ -93,11 +98,10 @@ def test_an_epoch_shows_every_patient_once_in_an_order_that_the_generator_decide
 def test_without_flips_no_pair_is_mirrored_and_the_order_stays_the_same(cohort):
     pairs = PairDataset(cohort, ["sub-0001", "sub-0002", "sub-0003"], "tmax")
     flipped, plain = (
-        [patient for patient, *_ in pairs.shuffled(torch.Generator().manual_seed(3), flip=flip)]
-        for flip in (True, False)
+        [patient for patient, *_ in epoch(pairs, torch.Generator().manual_seed(3), flip=flip)] for flip in (True, False)
     )
     assert flipped == plain
-    for patient, tof, target in pairs.shuffled(torch.Generator().manual_seed(3), flip=False):
+    for patient, tof, target in epoch(pairs, torch.Generator().manual_seed(3), flip=False):
         index = pairs.patients.index(patient)
         assert torch.equal(tof, pairs[index][0])
         assert torch.equal(target, pairs[index][1])
@@ -107,7 +111,7 @@ def test_tof_and_map_are_mirrored_together(cohort):
     pairs = PairDataset(cohort, ["sub-0001", "sub-0002"], "tmax")
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
-        for patient, *shown in pairs.shuffled(generator, flip=True):
+        for patient, *shown in epoch(pairs, generator, flip=True):
             index = pairs.patients.index(patient)
             mirrored = not torch.equal(shown[0], pairs[index][0])
             expected = pairs.mirrored(index) if mirrored else pairs[index]

@@ -21,7 +21,7 @@ from tof2perf.gan.devices import make_fabric
 from tof2perf.gan.inference import generate, load_generator
 from tof2perf.gan.pairs import load_pair
 from tof2perf.gan.pix2pix import Pix2Pix
-from tof2perf.gan.training import TrainingError, best_epoch, rate_factor, train
+from tof2perf.gan.training import Run, TrainingError, best_epoch, rate_factor, train
 from tof2perf.gan.weights import read_tensors
 from tof2perf.system.files import write_text
 from tof2perf.volumes.nifti import CohortError, write_volume
@@ -64,16 +64,18 @@ def _train(
 ):
     twin, after_epoch = options.pop("initialise_from", None), options.pop("after_epoch", None)
     return train(
-        cohort,
-        map_name,
-        model,
-        network=network or Network(),
-        training=Training(**options),
-        epochs=epochs,
-        seed=seed,
-        initialise_from=twin,
-        after_epoch=after_epoch,
-        progress=False,
+        Run(
+            cohort,
+            map_name,
+            model,
+            network=network or Network(),
+            training=Training(**options),
+            epochs=epochs,
+            seed=seed,
+            initialise_from=twin,
+            after_epoch=after_epoch,
+            progress=False,
+        )
     )
 
 
@@ -129,25 +131,9 @@ def test_an_epoch_before_the_rate_falls_is_never_the_best_once_it_has_fallen():
     assert best_epoch(history, "ssim") == 2
 
 
-def test_unknown_schedule_criterion_and_map_are_named(cohort, tmp_path):
-    with pytest.raises(ValueError, match="unknown schedule 'step': choose one of constant, linear, cosine"):
-        _train(cohort, tmp_path / "model", schedule="step")
-    with pytest.raises(ValueError, match="unknown criterion 'luck': choose one of mae, ssim"):
-        _train(cohort, tmp_path / "model", criterion="luck")
-    with pytest.raises(ValueError, match="unknown ssim_window 'box': choose one of uniform, gaussian"):
-        _train(cohort, tmp_path / "model", ssim_window="box")
-    with pytest.raises(ValueError, match="unknown objective 'good': choose one of intended, released"):
-        _train(cohort, tmp_path / "model", objective="good")
-    with pytest.raises(ValueError, match="unknown precision 'half': choose one of float32, bfloat16"):
-        _train(cohort, tmp_path / "model", precision="half")
-    with pytest.raises(ValueError, match=r"unknown input 'dsc': choose one of tof, tof\+mirror"):
-        _train(cohort, tmp_path / "model", network=Network(input="dsc"))
-    with pytest.raises(ValueError, match="a batch of 3 cannot be shared by 2 devices: give a multiple of devices"):
-        _train(cohort, tmp_path / "model", batch=3, devices=2)
+def test_unknown_map_is_named_before_anything_is_written(cohort, tmp_path):
     with pytest.raises(ValueError, match="unknown map 'adc'"):
         _train(cohort, tmp_path / "model", map_name="adc")
-    with pytest.raises(ValueError, match="cannot train for 0 epochs"):
-        _train(cohort, tmp_path / "model", epochs=0)
     assert not (tmp_path / "model").exists()
 
 

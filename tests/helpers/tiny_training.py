@@ -22,7 +22,6 @@ class Training:
     adversarial_weight: float = 1.0
     l1_weight: float = 100.0
     ssim_weight: float = 10.0
-    ssim_window: str = "uniform"
     flip: bool = True
     schedule: str = "linear"
     decay_from: float = 0.5

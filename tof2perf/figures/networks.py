@@ -1,12 +1,52 @@
-"""Drawings of networks: what leaves each layer as a box, with arrows from box to box."""
+"""Drawings of networks: the output of each layer as a box, with arrows from box to box."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Polygon
+from torch import Tensor, nn
+
+
+def blocks(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name the layers that a drawing shows, in the order in which data pass them.
+
+    Args:
+        network: :class:`tof2perf.gan.networks.UNetGenerator` or ``PatchDiscriminator``.
+    """
+    layers = dict(network.named_children())
+    downs = [(f"down {level}", block) for level, block in enumerate(layers["down"].children(), start=1)]
+    if "up" not in layers:
+        return [*downs, ("wide", layers["wide"]), ("logits", layers["output"])]
+    ups = [*layers["up"].children(), layers["output"]]
+    return [*downs, *((f"up {len(ups) - step}", block) for step, block in enumerate(ups))]
+
+
+def layer_shapes(network: nn.Module, *volumes: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+    """Run a network once and read the shape of each layer's output.
+
+    Args:
+        network: generator or discriminator.
+        volumes: what its ``forward`` takes, each (batch, channels, x, y, z).
+
+    Returns:
+        (name, (channels, x, y, z)) of the input and of every layer, in the order in which data pass them.
+    """
+    shapes = [("input", (sum(volume.shape[1] for volume in volumes), *volumes[0].shape[2:]))]
+    hooks = [
+        block.register_forward_hook(lambda _, __, output, name=name: shapes.append((name, tuple(output.shape[1:]))))
+        for name, block in blocks(network)
+    ]
+    try:
+        with torch.no_grad():
+            network(*volumes)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
 
 
 def draw_layers(
@@ -17,14 +57,14 @@ def draw_layers(
     colours: Sequence[str],
     scale: float = 1.0,
 ) -> None:
-    """Draw what leaves each layer of a network as a box, with arrows from box to box.
+    """Draw the output of each layer of a network as a box, with arrows from box to box.
 
     A box's height and depth follow the number of voxels along the first and the last axis, its width the number of
     channels, all on a logarithmic scale.
 
     Args:
         axis: with data coordinates in mm.
-        layers: (name, (channels, x, y, z)) in order, from :func:`tof2perf.gan.networks.layer_shapes`.
+        layers: (name, (channels, x, y, z)) in order, from :func:`layer_shapes`.
         places: (x, y) of the middle of each box, mm.
         colours: one a box.
         scale: factor on the size of all boxes.

@@ -1,4 +1,4 @@
-"""Where training computes: one device or several, in which precision, and how data get there."""
+"""Devices of a training: one or several of this machine, their precision, and the way of the data to them."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor
 
@@ -17,7 +17,7 @@ PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  #
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one; any other name is taken as PyTorch knows it (cpu, cuda, mps, cuda:1)."""
+    """Choose a device: ``auto`` takes a GPU if there is one, other names are PyTorch's (cpu, cuda, mps, cuda:1)."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -25,39 +25,25 @@ def choose_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def make_fabric(training: Any, *, launched: bool = False) -> Fabric:
-    """Lightning Fabric for a profile's training section: ``device``, ``devices`` and ``precision``.
+def make_fabric(training: Any) -> Fabric:
+    """Set up Lightning Fabric for a profile's training section: ``device``, ``devices`` and ``precision``.
 
-    With several devices this is called in each of as many processes; gradients are averaged over them.
-
-    Args:
-        training: section of the profile.
-        launched: the processes were started by ``srun`` and find each other through its variables; otherwise by
-            :func:`in_processes`, if there are several.
+    With several devices each of as many processes calls this (:func:`in_processes`); gradients are averaged over them.
     """
     device = choose_device(training.device)
-    nodes = int(os.environ.get("SLURM_NNODES", 1)) if launched else 1
-    devices = [device.index] if device.index is not None else training.devices // nodes
-    # Fabric would take the variables of any surrounding Slurm job for a call to join its processes.
-    environment = SLURMEnvironment(auto_requeue=False) if launched else LightningEnvironment()
     return Fabric(
         accelerator=device.type,
-        devices=devices,
-        num_nodes=nodes,
+        devices=[device.index] if device.index is not None else training.devices,
         strategy="ddp" if training.devices > 1 else "auto",
         precision=PRECISIONS[training.precision],
-        plugins=[environment],
+        plugins=[LightningEnvironment()],  # Fabric would otherwise try to join the processes of a Slurm job around it
     )
 
 
 def in_processes(work: Callable[[], None], count: int) -> None:
-    """Call ``work`` in several new processes of this machine, which then are one Fabric, and wait for them.
+    """Call ``work``, which can be pickled, in ``count`` new processes of this machine that form one Fabric.
 
-    Fabric's own ways to start processes either fork, which CUDA and OpenMP do not survive, or refuse notebooks.
-
-    Args:
-        work: can be pickled.
-        count: of processes.
+    Fabric itself would fork, which CUDA and OpenMP do not survive, or refuse to run in a notebook.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: one of them failed; the others are stopped.
@@ -76,7 +62,7 @@ def _rank(rank: int, count: int, port: int, work: Callable[[], None]) -> None:
 
 
 def mean_over_processes(values: Tensor, fabric: Fabric) -> Tensor:
-    """The mean of what every process holds; with one process, what it holds."""
+    """Average values over all processes, each of which has an equal share of the batch."""
     if fabric.world_size == 1:
         return values
     averaged = fabric.all_reduce(values, reduce_op="mean")
@@ -85,13 +71,12 @@ def mean_over_processes(values: Tensor, fabric: Fabric) -> Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory it frees, for the next step needs the same again.
+    """Let this process keep the memory it frees, because the next step needs the same again.
 
-    The C library of Linux returns every large block to the system at once, and the system clears each page when it is
-    asked for it anew: a sixth of a step at 128x128x64. Elsewhere nothing is done. Costs memory where blocks of many
-    sizes come and go, hence not for volumes at full size.
+    The C library of Linux returns every large block to the system, which clears each page before it gives it out again:
+    a sixth of a step at 128x128x64. Does nothing on other systems. Costs memory, so not for volumes at full size.
     """
-    trim_threshold, mmap_max = -1, -4  # mallopt's names for them
+    trim_threshold, mmap_max = -1, -4  # mallopt's numbers for these options
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # another C library than glibc
             ctypes.CDLL(None).mallopt(trim_threshold, -1)
@@ -101,7 +86,7 @@ def keep_freed_memory() -> None:
 def on_device(
     batches: Iterator[tuple[str, Tensor, Tensor]], device: torch.device
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The batches, on the device. To a CUDA device the next one is copied, from pinned memory, while one computes."""
+    """Move batches to the device; a CUDA device receives the next one from pinned memory while it computes one."""
     if device.type != "cuda":
         for patients, tof, target in batches:
             yield patients, tof.to(device), target.to(device)

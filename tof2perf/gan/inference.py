@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -22,14 +23,9 @@ def load_generator(model_folder: Path, *, device: torch.device | str = "cpu") ->
         tensors, header = read_tensors(path)
     except WeightsError as error:
         raise WeightsError(f"{error}; train the model first (02-train)") from None
-    network = header["network"]
-    with torch.device("meta"):  # layers without memory: at full size, first weights would take seconds and 0.7 GB
-        generator = UNetGenerator(
-            levels=network["levels"],
-            filters=network["generator_filters"],
-            maps=len(chosen_maps(header["map"])),
-            mirrored=network["input"] == "tof+mirror",
-        )
+    network, maps = SimpleNamespace(**header["network"]), len(chosen_maps(header["map"]))
+    with torch.device("meta"):  # without memory for first weights: at full size they would take seconds and 0.7 GB
+        generator = UNetGenerator.from_profile(network, maps=maps)
     generator.load_state_dict(tensors, assign=True)
     return generator.to(device).eval()
 
@@ -64,8 +60,8 @@ def generate_maps(
     volume = torch.from_numpy(normalise(np.asarray(tof, dtype=np.float32), TOF_BOUNDS)).to(device)[None, None]
     with torch.no_grad():
         channels = generator(volume)[0]
-    found = {}
+    generated = {}
     for entry in entries:
         channel = channels[list(MAPS).index(entry.name) if len(channels) > 1 else 0].cpu().numpy()
-        found[entry.name] = np.where(mask > 0, denormalise(channel, entry.bounds), 0).astype(np.float32)
-    return found
+        generated[entry.name] = np.where(mask > 0, denormalise(channel, entry.bounds), 0).astype(np.float32)
+    return generated

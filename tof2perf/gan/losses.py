@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-SSIM_WINDOWS = ("uniform", "gaussian")
+WINDOW = 7  # voxels a side of the window in which SSIM compares, as in scikit-image
 
 
 def adversarial(logits: Tensor, *, real: bool) -> Tensor:
@@ -32,63 +32,50 @@ def l1(generated: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(generated, target)
 
 
-def ssim(
-    first: Tensor,
-    second: Tensor,
-    *,
-    data_range: float,
-    window: str = "uniform",
-) -> Tensor:
+def ssim(first: Tensor, second: Tensor, *, data_range: float) -> Tensor:
     """Structural similarity of volumes, differentiable, equal to scikit-image's ``structural_similarity``.
 
-    Wang et al. 2004 (doi 10.1109/TIP.2003.819861) with the constants K1 = 0.01 and K2 = 0.03. The uniform window is
-    7 x 7 x 7 voxels with the sample covariance; the Gaussian one has sigma 1.5, is cut at radius 5 and uses the
-    population covariance, as Wang et al. do. Both are means over the voxels whose window lies inside the volume.
-    The windows are separable: along each axis the volume is multiplied with a banded matrix, which costs three matrix
-    products however large the window, on any device and in any precision.
+    Wang et al. 2004 (doi 10.1109/TIP.2003.819861) with the constants K1 = 0.01 and K2 = 0.03, a uniform window of
+    7 x 7 x 7 voxels and the sample covariance; the mean over the voxels whose window is inside the volume. The window
+    is separable: along each axis the volume is multiplied with a banded matrix, on any device and in any precision.
 
     Args:
         first, second: volumes (batch, channels, x, y, z) of the same shape, every axis at least as long as the window.
             The gradient is that of the first.
         data_range: difference between the largest and the smallest possible value (2 for [-1, 1]), never guessed.
-        window: "uniform" (7 voxels) or "gaussian" (11 voxels).
 
     Returns:
         Mean structural similarity, a scalar of at most 1, which only equal volumes reach.
 
     Raises:
-        ValueError: unknown window, different shapes, an axis shorter than the window, or a second volume that wants a
-            gradient.
+        ValueError: different shapes, an axis shorter than the window, or a second volume that needs a gradient.
     """
-    weights, correction = _window(window)
     if first.shape != second.shape:
         raise ValueError(f"SSIM compares volumes of one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    if min(first.shape[2:]) < len(weights):
+    if min(first.shape[2:]) < WINDOW:
         raise ValueError(
-            f"SSIM's {window} window spans {len(weights)} voxels, an axis of {tuple(first.shape[2:])} is shorter: "
+            f"SSIM's window spans {WINDOW} voxels, an axis of {tuple(first.shape[2:])} is shorter: "
             "set the SSIM weight to 0 or train on a larger grid"
         )
     if second.requires_grad:
         raise ValueError("SSIM has a gradient for its first volume alone: give the generated one first")
-    return _Similarity.apply(first, second, weights, correction, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2)
+    return _Similarity.apply(first, second, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2)
 
 
 class _Similarity(torch.autograd.Function):
     """Mean SSIM, and its gradient in closed form while the moments are at hand.
 
-    Left to autograd, some twenty volumes would be kept until the backward pass; this keeps one. The derivative of a
-    window's mean with respect to a voxel is the window's weight, so the derivatives by the three moments that depend
-    on the first volume (its mean, its mean square and its mean product with the second) go back through the transposed
-    window.
+    Autograd would keep some twenty volumes until the backward pass; this keeps one. The derivative of a window's mean
+    with respect to a voxel is the window's weight. So the derivatives by the three moments that depend on the first
+    volume (its mean, its mean square, its mean product with the second) go back through the transposed window.
     """
 
     @staticmethod
-    def forward(
-        context: Any, first: Tensor, second: Tensor, weights: tuple[float, ...], correction: float, c1: float, c2: float
-    ) -> Tensor:
+    def forward(context: Any, first: Tensor, second: Tensor, c1: float, c2: float) -> Tensor:
+        correction = WINDOW**3 / (WINDOW**3 - 1)  # from the population to the sample covariance
         # SSIM needs the two variances only as their sum, so four moments suffice where the formula shows five.
         moments = torch.stack([first, second, first.square().addcmul_(second, second), first * second])
-        mean1, mean2, squares, products = _smooth(moments, weights)
+        mean1, mean2, squares, products = _smooth(moments)
         mean_product = mean1 * mean2
         mean_squares = mean1.square().addcmul_(mean2, mean2)
         below_luminance = mean_squares + c1
@@ -103,44 +90,32 @@ class _Similarity(torch.autograd.Function):
             )
             by_squares = -correction * by_structure * structure
             by_products = 2 * correction * by_structure
-            back = _smooth(torch.stack([by_mean, by_squares, by_products]), weights, transposed=True)
+            back = _smooth(torch.stack([by_mean, by_squares, by_products]), transposed=True)
             context.save_for_backward((back[0] + 2 * first * back[1] + second * back[2]) / similarity.numel())
         return similarity.mean()
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return gradient * context.saved_tensors[0], None, None, None, None, None
+        return gradient * context.saved_tensors[0], None, None, None
 
 
-def _window(window: str) -> tuple[tuple[float, ...], float]:
-    """One-dimensional weights of a window and the factor that turns its covariance into the one SSIM uses."""
-    if window == "uniform":
-        return (1 / 7,) * 7, 7**3 / (7**3 - 1)
-    if window == "gaussian":
-        offsets = torch.arange(-5, 6, dtype=torch.float64)
-        weights = torch.exp(-0.5 * (offsets / 1.5) ** 2)
-        return tuple((weights / weights.sum()).tolist()), 1.0
-    raise ValueError(f"unknown SSIM window {window!r}, known: {', '.join(SSIM_WINDOWS)}")
+def _smooth(volumes: Tensor, *, transposed: bool = False) -> Tensor:
+    """Means over windows along the last three axes, kept only where the whole window is inside the volume.
 
-
-def _smooth(volumes: Tensor, weights: tuple[float, ...], *, transposed: bool = False) -> Tensor:
-    """Weighted means along the last three axes, kept only where the whole window lies inside the volume.
-
-    ``transposed`` is the adjoint: values at those places are handed back to the voxels of their windows.
+    ``transposed`` is the adjoint: it hands the values at those places back to the voxels of their windows.
     """
-    grown = len(weights) - 1 if transposed else 0
-    bands = [_band(length + grown, weights, volumes.dtype, volumes.device) for length in volumes.shape[-3:]]
+    grown = WINDOW - 1 if transposed else 0
+    bands = [_band(length + grown, volumes.dtype, volumes.device) for length in volumes.shape[-3:]]
     along_x, along_y, along_z = (band.T.contiguous() for band in bands) if transposed else bands
     smooth = volumes @ along_z.T
     smooth = along_y @ smooth
     return (along_x @ smooth.flatten(-2)).unflatten(-1, smooth.shape[-2:])
 
 
-def _band(length: int, weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Matrix (length - w + 1, length) whose row i holds the weights from column i on."""
-    valid = length - len(weights) + 1
-    band = torch.zeros(valid, length, dtype=torch.float64)
-    for offset, weight in enumerate(weights):
-        band.diagonal(offset)[:valid] = weight
+def _band(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Matrix (length - 6, length): row i averages the 7 values from column i on."""
+    band = torch.zeros(length - WINDOW + 1, length, dtype=torch.float64)
+    for offset in range(WINDOW):
+        band.diagonal(offset)[: len(band)] = 1 / WINDOW
     return band.to(device=device, dtype=dtype)

@@ -1,6 +1,7 @@
 """The 3D pix2pix networks: a U-Net generator and a patch discriminator."""
 
 import itertools
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,12 @@ class UNetGenerator(nn.Module):
         # steps in which this one number rules all gradients: lesions are learned in half the epochs.
         nn.init.constant_(self.output.bias, EMPTY)
 
+    @classmethod
+    def from_profile(cls, network: Any, **options: Any) -> Self:
+        """Build the generator of a profile's ``network`` section; ``options`` are further arguments of the class."""
+        size = {"levels": network.levels, "filters": network.generator_filters}
+        return cls(**size, mirrored=network.input == "tof+mirror", **options)
+
     def forward(self, tof: Tensor) -> Tensor:
         """Turn TOF volumes (batch, 1, x, y, z) in [-1, 1] into maps (batch, maps, x, y, z) in (-1, 1).
 
@@ -91,14 +98,8 @@ class UNetGenerator(nn.Module):
             volumes = (self._passed(up, *volumes), skips.pop())
         return torch.tanh(self._passed(self.output, *volumes))[inside]
 
-    def blocks(self) -> list[tuple[str, nn.Module]]:
-        """The layers a drawing of the network shows, named, in the order in which data pass them."""
-        downs = [(f"down {level}", block) for level, block in enumerate(self.down, start=1)]
-        ups = [(f"up {self.levels - step}", block) for step, block in enumerate(self.up)]
-        return [*downs, *ups, ("up 1", self.output)]
-
     def _passed(self, block: nn.Module, *volumes: Tensor) -> Tensor:
-        """What leaves a block; with ``recompute`` nothing inside it is kept for the backward pass."""
+        """Pass volumes through a block; with ``recompute`` keep nothing inside it for the backward pass."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *volumes, use_reentrant=False, preserve_rng_state=False)
         return block(*volumes)
@@ -156,6 +157,11 @@ class PatchDiscriminator(nn.Module):
         self.output = nn.Conv3d(widths[-1], 1, kernel_size=4, padding=1)
         _draw_weights(self, generator, spread)
 
+    @classmethod
+    def from_profile(cls, network: Any, **options: Any) -> Self:
+        """Build the discriminator of a profile's ``network`` section; ``options`` as for the generator."""
+        return cls(filters=network.discriminator_filters, layers=network.discriminator_layers, **options)
+
     def forward(self, tof: Tensor, perfusion: Tensor) -> Tensor:
         """Judge TOFs (batch, 1, x, y, z) together with maps (batch, maps, x, y, z).
 
@@ -172,11 +178,6 @@ class PatchDiscriminator(nn.Module):
         for down in others:
             volume = down(volume)
         return self.output(self.wide(volume))
-
-    def blocks(self) -> list[tuple[str, nn.Module]]:
-        """The layers a drawing of the network shows, named, in the order in which data pass them."""
-        downs = [(f"down {layer}", block) for layer, block in enumerate(self.down, start=1)]
-        return [*downs, ("wide", self.wide), ("logits", self.output)]
 
 
 class Down(nn.Module):
@@ -205,30 +206,6 @@ class Up(nn.Module):
     def forward(self, *volumes: Tensor) -> Tensor:
         volume = torch.cat(volumes, dim=1) if len(volumes) > 1 else volumes[0]
         return F.relu(self.normalisation(self.convolution(volume)), inplace=True)
-
-
-def layer_shapes(network: UNetGenerator | PatchDiscriminator, *inputs: Tensor) -> list[tuple[str, tuple[int, ...]]]:
-    """Run a network once and read the shape that leaves each of its blocks.
-
-    Args:
-        network: :class:`UNetGenerator` or :class:`PatchDiscriminator`.
-        inputs: what its ``forward`` takes, each (batch, channels, x, y, z).
-
-    Returns:
-        (name, (channels, x, y, z)) of the input and of every block, in the order in which data pass them.
-    """
-    shapes = [("input", (sum(volume.shape[1] for volume in inputs), *inputs[0].shape[2:]))]
-    hooks = [
-        block.register_forward_hook(lambda _, __, output, name=name: shapes.append((name, tuple(output.shape[1:]))))
-        for name, block in network.blocks()
-    ]
-    try:
-        with torch.no_grad():
-            network(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shapes
 
 
 def _normalisation(channels: int) -> nn.Module:

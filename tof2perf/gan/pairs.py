@@ -1,4 +1,4 @@
-"""Preprocessed (TOF, map) pairs as the networks see them: normalised tensors, shuffled, mirrored left to right."""
+"""Training data: preprocessed (TOF, map) pairs as normalised tensors, shuffled and mirrored left to right."""
 
 import hashlib
 import itertools
@@ -79,16 +79,12 @@ class PairDataset:
         self.masks: list[Tensor] = []
         self.mirror_axes: list[int] = []  # axis of the (1, x, y, z) tensors that runs left to right
         for patient in self.patients:
-            pair, *others = [load_pair(self.folder, patient, entry.name) for entry in maps]
+            pairs = [load_pair(self.folder, patient, entry.name) for entry in maps]
+            pair = pairs[0]
+            targets = [torch.from_numpy(one.target) for one in pairs]
+            scaled = [normalise(target, entry.bounds) for target, entry in zip(targets, maps, strict=True)]
             self.tofs.append(normalise(torch.from_numpy(pair.tof), TOF_BOUNDS)[None])
-            self.targets.append(
-                torch.stack(
-                    [
-                        normalise(torch.from_numpy(one.target), entry.bounds)
-                        for one, entry in zip((pair, *others), maps, strict=True)
-                    ]
-                )
-            )
+            self.targets.append(torch.stack(scaled))
             self.masks.append(torch.from_numpy(pair.mask)[None])
             self.mirror_axes.append(1 + left_right_axis(pair.affine))
             if self.tofs[-1].shape != self.tofs[0].shape:
@@ -104,26 +100,17 @@ class PairDataset:
         return self.tofs[index], self.targets[index]
 
     def mirrored(self, index: int) -> tuple[Tensor, Tensor]:
-        """A pair with left and right exchanged, whichever array axis that is."""
+        """Exchange left and right in a pair, along the array axis that runs left to right."""
         axis = self.mirror_axes[index]
         return self.tofs[index].flip(axis), self.targets[index].flip(axis)
-
-    def shuffled(self, generator: torch.Generator, *, flip: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """One epoch, pair by pair: every patient once, in random order, mirrored with probability 1/2 if ``flip``.
-
-        Yields:
-            (patient, TOF, target), tensors (1, x, y, z) and (maps, x, y, z).
-        """
-        for patient, tof, target in self.batches(generator, flip=flip, size=1):
-            yield patient, tof[0], target[0]
 
     def batches(
         self, generator: torch.Generator, *, flip: bool, size: int, rank: int = 0, processes: int = 1
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """One epoch in batches; a last one that is not full is filled up with the first patients of the epoch.
+        """Yield one epoch in batches; the last one is filled up with the first patients of the epoch.
 
-        All that is random is drawn before the first batch, so the generator's state between two epochs says
-        everything about the epochs to come. Several processes draw the same and share every batch.
+        All random numbers are drawn before the first batch, so the generator's state between two epochs determines
+        the epochs to come. Several processes draw the same numbers and share every batch.
 
         Args:
             generator: source of order and mirroring, the same in every process.
@@ -146,7 +133,7 @@ class PairDataset:
             yield ", ".join(self.patients[index] for index, _ in batch), tofs, targets
 
     def require_left_to_right(self) -> None:
-        """Check that the first axis of every volume runs left to right, as a network that mirrors it takes for granted.
+        """Check that the first axis of every volume runs left to right, which ``input: tof+mirror`` relies on.
 
         Raises:
             CohortError: another axis does.

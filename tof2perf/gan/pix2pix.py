@@ -13,59 +13,38 @@ from tof2perf.gan.networks import PatchDiscriminator, UNetGenerator
 from tof2perf.gan.weights import prefixed, under
 
 LOSSES = ("discriminator", "adversarial", "l1", "ssim", "generator")
-INPUTS = ("tof", "tof+mirror")
-OBJECTIVES = ("intended", "released")
 TOGETHER = 2**18  # voxels of a batch up to which real and generated maps are judged in one pass
 
 
 class Pix2Pix:
     """Generator, discriminator and their optimisers.
 
-    With ``objective: released`` the losses have the two faults of the released code, so that their effect can be seen:
-    the SSIM term is counted but, computed in NumPy there, has no gradient; and the discriminator's answers go through
-    a sigmoid before a loss that takes logits.
+    ``objective: released`` repeats two faults of the released code, to show their effect. The SSIM term is added to the
+    loss but has no gradient, because that code computes it in NumPy. The discriminator's answers go through a sigmoid
+    before a loss that takes logits.
 
     Args:
-        network: profile section with ``levels``, ``generator_filters``, ``discriminator_filters``,
-            ``discriminator_layers``, ``input``.
-        training: profile section with rates, loss weights, objective and what saves memory.
+        network: profile section :class:`tof2perf.profiles.NetworkProfile`.
+        training: profile section :class:`tof2perf.profiles.TrainingProfile`.
         maps: how many maps are made at once.
         seed: seed of the initial weights.
         fabric: device, precision and the other processes, from :func:`tof2perf.gan.devices.make_fabric`.
     """
 
     def __init__(self, network: Any, training: Any, *, maps: int = 1, seed: int, fabric: Fabric) -> None:
-        weights = torch.Generator().manual_seed(seed)
-        self.generator = UNetGenerator(
-            levels=network.levels,
-            filters=network.generator_filters,
-            maps=maps,
-            mirrored=network.input == "tof+mirror",
-            recompute=training.checkpoint_activations,
-            generator=weights,
-            spread=training.initial_spread,
-        )
-        self.discriminator = PatchDiscriminator(
-            filters=network.discriminator_filters,
-            layers=network.discriminator_layers,
-            maps=maps,
-            generator=weights,
-            spread=training.initial_spread,
-        )
+        start = {"generator": torch.Generator().manual_seed(seed), "spread": training.initial_spread, "maps": maps}
+        recompute = training.checkpoint_activations
+        self.generator = UNetGenerator.from_profile(network, recompute=recompute, **start)
+        self.discriminator = PatchDiscriminator.from_profile(network, **start)
         self.training, self.fabric = training, fabric
-        # What tensor cores want. On processors it is slower, and group normalisation in this format crashes there
-        # (PyTorch 2.13).
+        # The layout for tensor cores. On processors it is slower, and group normalisation crashes (PyTorch 2.13).
         self.layout = torch.channels_last_3d if fabric.device.type == "cuda" else torch.contiguous_format
         for part in (self.generator, self.discriminator):
             part.to(fabric.device).to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.rates = {"generator": training.generator_rate, "discriminator": training.discriminator_rate}
         self.optimisers = {
-            name: torch.optim.Adam(
-                getattr(self, name).parameters(),
-                lr=getattr(training, f"{name}_rate"),
-                betas=training.betas,
-                fused=True,
-            )
-            for name in ("generator", "discriminator")
+            name: torch.optim.Adam(getattr(self, name).parameters(), lr=rate, betas=training.betas, fused=True)
+            for name, rate in self.rates.items()
         }
 
     def step(self, tof: Tensor, target: Tensor, *, rate: float) -> dict[str, float]:
@@ -81,8 +60,9 @@ class Pix2Pix:
         """
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = rate * getattr(self.training, f"{name}_rate")
+                group["lr"] = rate * self.rates[name]
         tof, target = (volume.contiguous(memory_format=self.layout) for volume in (tof, target))
+        weights = self.training  # of the three terms of the generator's loss
         losses = {name: torch.zeros((), device=tof.device) for name in LOSSES}
 
         # Forward: once; both steps below use this volume.
@@ -91,36 +71,38 @@ class Pix2Pix:
         generated = generated.float()
 
         # Discriminator step: the generated volume is detached, so nothing reaches the generator.
-        if self.training.adversarial_weight:
+        if weights.adversarial_weight:
             self.discriminator.requires_grad_(True)
             losses["discriminator"] = self._descend("discriminator", self._judged(tof, target, generated.detach()))
 
         # Generator step: against the discriminator just updated, whose own weights need no gradient now.
-        if self.training.adversarial_weight:
+        if weights.adversarial_weight:
             self.discriminator.requires_grad_(False)
             losses["adversarial"] = adversarial(self._answers(tof, generated), real=True)
         losses["l1"] = l1(generated, target)
-        if self.training.ssim_weight:
+        if weights.ssim_weight:
             compared = generated.detach() if self.training.objective == "released" else generated
-            losses["ssim"] = 1.0 - ssim(compared, target, data_range=2.0, window=self.training.ssim_window)
-        weighted = sum(
-            getattr(self.training, f"{name}_weight") * losses[name] for name in ("adversarial", "l1", "ssim")
-        )
-        losses["generator"] = self._descend("generator", [weighted])
-        values = torch.stack([losses[name].detach() for name in LOSSES])
-        return dict(zip(LOSSES, self._averaged(values).tolist(), strict=True))
+            losses["ssim"] = 1.0 - ssim(compared, target, data_range=2.0)
+        total = weights.adversarial_weight * losses["adversarial"] + weights.l1_weight * losses["l1"]
+        losses["generator"] = self._descend("generator", [total + weights.ssim_weight * losses["ssim"]])
+        values = mean_over_processes(torch.stack([losses[name].detach() for name in LOSSES]), self.fabric)
+        return dict(zip(LOSSES, values.tolist(), strict=True))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of both networks, named."""
+        generator, discriminator = self.generator.state_dict(), self.discriminator.state_dict()
+        return prefixed("generator", generator) | prefixed("discriminator", discriminator)
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on, named."""
-        tensors = {**prefixed("generator", self.generator.state_dict())}
-        tensors |= prefixed("discriminator", self.discriminator.state_dict())
+        """Return every tensor that the next step depends on, named."""
+        tensors = self.weights()
         for name, optimiser in self.optimisers.items():
             for index, moments in optimiser.state_dict()["state"].items():
                 tensors |= prefixed(f"adam/{name}/{index}", moments)
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave."""
+        """Load the tensors of :meth:`state`."""
         for name, optimiser in self.optimisers.items():
             getattr(self, name).load_state_dict(under(name, tensors))
             groups = optimiser.state_dict()["param_groups"]
@@ -129,9 +111,9 @@ class Pix2Pix:
             optimiser.load_state_dict({"state": states, "param_groups": groups})
 
     def _judged(self, tof: Tensor, target: Tensor, generated: Tensor) -> Iterable[Tensor]:
-        """The discriminator's loss: of small volumes at once, of large ones in two parts, which halves the memory.
+        """Compute the discriminator's loss: of small volumes at once, of large ones in two parts for half the memory.
 
-        Normalisation is per volume, so real and generated maps do not see each other in either case.
+        Normalisation is per volume, so both ways give the same.
         """
         if tof.numel() <= TOGETHER:
             real, fake = self._answers(torch.cat([tof, tof]), torch.cat([target, generated])).chunk(2)
@@ -146,10 +128,9 @@ class Pix2Pix:
         return torch.sigmoid(logits.float()) if self.training.objective == "released" else logits.float()
 
     def _descend(self, name: str, parts: Iterable[Tensor]) -> Tensor:
-        """Update one network by the gradient of the sum of the parts; returns that sum.
+        """Update one network by the gradient of the sum of the parts and return that sum.
 
-        Gradients are released at once: at full size they would take as much memory as the weights through the next
-        forward pass.
+        Gradients are released at once. At full size they would otherwise take as much memory as the weights.
         """
         total = torch.zeros((), device=self.fabric.device)
         for part in parts:
@@ -157,11 +138,7 @@ class Pix2Pix:
             total = total + part.detach()
         for weight in getattr(self, name).parameters():
             if weight.grad is not None:
-                weight.grad = self._averaged(weight.grad)
+                weight.grad = mean_over_processes(weight.grad, self.fabric)
         self.optimisers[name].step()
         self.optimisers[name].zero_grad(set_to_none=True)
         return total
-
-    def _averaged(self, values: Tensor) -> Tensor:
-        """The mean over all processes, each of which has an equal share of the batch."""
-        return mean_over_processes(values, self.fabric)

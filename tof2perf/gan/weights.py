@@ -43,7 +43,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def read_header(path: Path) -> dict:
-    """The header alone, at once; whether the tensors are sound is not looked at.
+    """Read the header alone, without checking the tensors.
 
     Raises:
         WeightsError: missing, damaged or foreign file.
@@ -67,12 +67,12 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with every name behind ``prefix/``, to keep several networks in one file."""
+    """Put ``prefix/`` before every name, to keep several networks in one file."""
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of :func:`prefixed`: what lies behind ``prefix/``."""
+    """Select the tensors whose name begins with ``prefix/`` and remove that prefix: inverse of :func:`prefixed`."""
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
 
 

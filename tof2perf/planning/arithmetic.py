@@ -53,16 +53,8 @@ def count(
         recompute: whether activations are computed again in the backward pass.
     """
     with torch.device("meta"):
-        generator = UNetGenerator(
-            levels=network.levels,
-            filters=network.generator_filters,
-            maps=maps,
-            mirrored=network.input == "tof+mirror",
-            recompute=recompute,
-        )
-        discriminator = PatchDiscriminator(
-            filters=network.discriminator_filters, layers=network.discriminator_layers, maps=maps
-        )
+        generator = UNetGenerator.from_profile(network, maps=maps, recompute=recompute)
+        discriminator = PatchDiscriminator.from_profile(network, maps=maps)
         tof, target = torch.empty(1, 1, *shape), torch.empty(1, maps, *shape)
     kept = _values_leaving(generator, tof) + adversarial * _values_leaving(discriminator, tof, target)
     forward = FlopCounterMode(display=False)

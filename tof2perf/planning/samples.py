@@ -195,9 +195,7 @@ def _train(sample: Profile, folder: Path, name: str, lane: int) -> dict[str, flo
     (folder / "checkpoint").unlink()
     # What evaluation needs: a generator that has learned nothing, as deep as the thinned volumes allow.
     network = thinned_network(sample)
-    generator = UNetGenerator(
-        levels=network.levels, filters=network.generator_filters, mirrored=network.input == "tof+mirror"
-    )
+    generator = UNetGenerator.from_profile(network)
     header = {"map": "tmax", "cohort": name, "network": dataclasses.asdict(network)}
     write_tensors(here.model(name, "tmax") / "generator.safetensors", generator.state_dict(), header)
     return found

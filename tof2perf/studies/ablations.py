@@ -19,7 +19,7 @@ from tof2perf.cohorts.participants import patients_in
 from tof2perf.cohorts.workspace import Workspace
 from tof2perf.gan.inference import load_generator
 from tof2perf.gan.pairs import PairDataset
-from tof2perf.gan.training import best_epoch, train
+from tof2perf.gan.training import Run, best_epoch, train
 from tof2perf.maps import MAPS, chosen_maps
 from tof2perf.profiles import Profile, load_profile
 from tof2perf.studies.score import assess
@@ -146,13 +146,15 @@ def _train(
     moments: list[float] = []
     start = time.perf_counter()
     history = train(
-        folder,
-        model_map,
-        model,
-        **settings,
-        initialise_from=twin,
-        progress=progress,
-        after_epoch=lambda *_: moments.append(time.perf_counter()),
+        Run(
+            folder,
+            model_map,
+            model,
+            **settings,
+            initialise_from=twin,
+            progress=progress,
+            after_epoch=lambda *_: moments.append(time.perf_counter()),
+        )
     )
     epochs = settings["epochs"]
     seconds = (moments[-1] - start) * epochs / len(moments) if moments else float("nan")

@@ -18,7 +18,7 @@ from tof2perf.cohorts.participants import patients_in
 from tof2perf.cohorts.workspace import Workspace
 from tof2perf.gan.networks import UNetGenerator
 from tof2perf.gan.pairs import PairDataset
-from tof2perf.gan.training import TrainingError, train
+from tof2perf.gan.training import Run, TrainingError, train
 from tof2perf.maps import MAPS
 from tof2perf.profiles import Profile, load_profile
 from tof2perf.studies.score import assess
@@ -163,15 +163,17 @@ def _trial(
     model = results / f"trial-{trial.number}"
     try:
         train(
-            folder,
-            map_name,
-            model,
-            network=profile.network,
-            training=dataclasses.replace(profile.training, **suggest(trial, profile)),
-            epochs=epochs,
-            seed=profile.seed,
-            progress=progress,
-            after_epoch=report,
+            Run(
+                folder,
+                map_name,
+                model,
+                network=profile.network,
+                training=dataclasses.replace(profile.training, **suggest(trial, profile)),
+                epochs=epochs,
+                seed=profile.seed,
+                progress=progress,
+                after_epoch=report,
+            )
         )
     finally:
         shutil.rmtree(model, ignore_errors=True)
