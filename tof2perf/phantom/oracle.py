@@ -16,19 +16,16 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from tof2perf.cohorts.participants import patients_in, read_participants
-from tof2perf.perfusion.dsc import analyse_series
-from tof2perf.phantom import scanner
-from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, average_bolus
+from tof2perf.phantom.bolus import average_bolus
 from tof2perf.phantom.disease import COLLATERAL_START_S, Disease
 from tof2perf.phantom.haemodynamics import true_perfusion
 from tof2perf.phantom.patient import (
-    DSC_CENTRE_MM,
     PREBOLUS_FRAMES,
     Patient,
-    contralateral_m2,
     draw_patient,
     patient_seed,
     patient_stream,
+    scan_dsc,
 )
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
 from tof2perf.system.workers import tied
@@ -73,33 +70,10 @@ def oracle_maps(
         bolus=average_bolus(prebolus_s=PREBOLUS_FRAMES * simulation.repetition_time_s),
         poses=np.repeat(np.eye(4)[None], simulation.frames, axis=0),
     )
-    centre = patient.head.to_scanner(np.array([DSC_CENTRE_MM]))[0]
-    affine = scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centre)
-    series = scanner.acquire_dsc(
-        expected.head,
-        expected.tree,
-        expected.disease,
-        expected.perfusion,
-        expected.bolus,
-        poses=expected.poses,
-        affine=affine,
-        shape=phantom.dsc_shape,
-        tr=simulation.repetition_time_s,
-        te=simulation.echo_time_s,
-        snr=np.inf,
-        rng=rng,
-    )
-    placed = simulation.perfusion.aif == "contralateral M2"
-    _, maps = analyse_series(
-        series,
-        simulation.repetition_time_s,
-        simulation.echo_time_s,
-        phantom.dsc_voxel_mm,
-        dataclasses.replace(simulation.perfusion, motion_correction=False),
-        artery=contralateral_m2(expected, affine, phantom, rng) if placed else None,
-        calibration=ARTERIAL_CALIBRATION,
-    )
-    return maps, affine
+    still = dataclasses.replace(cohort, perfusion=dataclasses.replace(simulation.perfusion, motion_correction=False))
+    noiseless = dataclasses.replace(phantom, dsc_snr=np.inf)
+    _, _, maps = scan_dsc(expected, cohort=still, phantom=noiseless, rng=rng)
+    return maps, expected.grids(phantom)[1]
 
 
 def write_oracles(

@@ -19,7 +19,6 @@ from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
 from tof2perf.phantom.haemodynamics import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
 from tof2perf.phantom.head import Head, load_template, make_head, open_cisterns
-from tof2perf.phantom.metadata import draw_participant
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PhantomProfile
 from tof2perf.system.codebase import code_digest
@@ -41,6 +40,12 @@ class Patient:
     perfusion: Perfusion
     bolus: Bolus
     poses: np.ndarray  # (frames, 4, 4) takes scanner mm at the TOF to scanner mm at each frame of the DSC
+
+    def grids(self, phantom: PhantomProfile) -> tuple[np.ndarray, np.ndarray]:
+        """Affines (4, 4) of the TOF and of the DSC series."""
+        centres = self.head.to_scanner(np.array([TOF_CENTRE_MM, DSC_CENTRE_MM]))
+        tof = scanner.grid_affine(phantom.tof_shape, phantom.tof_voxel_mm, centres[0])
+        return tof, scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centres[1])
 
 
 def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator) -> Patient:
@@ -110,46 +115,27 @@ def simulate_patient(
             return json.loads(record.read_text(encoding="utf-8"))["participant"]
     made_from.unlink(missing_ok=True)  # while files are being replaced, the patient counts as not done
 
-    simulation, rng = cohort.simulation, patient_stream(seed)
+    rng = patient_stream(seed)
     patient = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
-    centres = patient.head.to_scanner(np.array([TOF_CENTRE_MM, DSC_CENTRE_MM]))
-    tof_affine = scanner.grid_affine(phantom.tof_shape, phantom.tof_voxel_mm, centres[0])
-    dsc_affine = scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centres[1])
-    tr, te, analysis = simulation.repetition_time_s, simulation.echo_time_s, simulation.perfusion
-    parts = patient.head, patient.tree, patient.disease
-    tof = scanner.acquire_tof(*parts, affine=tof_affine, shape=phantom.tof_shape, snr=phantom.tof_snr, rng=rng)
-    series = scanner.acquire_dsc(
-        *parts,
-        patient.perfusion,
-        patient.bolus,
-        poses=patient.poses,
-        affine=dsc_affine,
-        shape=phantom.dsc_shape,
-        tr=tr,
-        te=te,
-        snr=phantom.dsc_snr,
-        rng=rng,
-    )
-    artery = contralateral_m2(patient, dsc_affine, phantom, rng) if analysis.aif == "contralateral M2" else None
-    reference, maps = analyse_series(
-        series, tr, te, phantom.dsc_voxel_mm, analysis, artery=artery, calibration=ARTERIAL_CALIBRATION
-    )
+    tof = scan_tof(patient, phantom=phantom, rng=rng)
+    series, reference, maps = scan_dsc(patient, cohort=cohort, phantom=phantom, rng=rng)
 
+    tof_affine, dsc_affine = patient.grids(phantom)
     write_volume(layout.tof_path(folder, name), tof, tof_affine)
-    write_volume(layout.dsc_path(folder, name), series, dsc_affine, repetition_time_s=tr)
+    write_volume(layout.dsc_path(folder, name), series, dsc_affine, repetition_time_s=cohort.repetition_time_s)
     metadata.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
     write_volume(layout.dscref_path(folder, name), reference, dsc_affine)
     for key, values in maps.items():
         write_volume(layout.map_path(folder, name, key), values, dsc_affine)
-    _write_truth(folder, name, patient, tof_affine, dsc_affine, phantom)
+    _write_truth(folder, name, patient, phantom)
 
-    first = patient.disease.lesions[0] if patient.disease.lesions else None
-    participant = draw_participant(simulation.disease.course, seed) | {
+    lesions = patient.disease.lesions
+    participant = metadata.draw_participant(patient.disease.course, seed) | {
         "disease": patient.disease.course,
-        "occlusion_site": first.site if first else "none",
-        "side": "bilateral" if len(patient.disease.lesions) > 1 else first.side if first else "none",
-        "degree": round(first.degree, 2) if first else 0.0,
-        "visible": "yes" if any(lesion.visible for lesion in patient.disease.lesions) else "no",
+        "occlusion_site": lesions[0].site if lesions else "none",
+        "side": "bilateral" if len(lesions) > 1 else lesions[0].side if lesions else "none",
+        "degree": round(lesions[0].degree, 2) if lesions else 0.0,
+        "visible": "yes" if any(lesion.visible for lesion in lesions) else "no",
         "collateral_grade": patient.perfusion.collateral_grade,
     }
     write_json(record, {"participant": participant})
@@ -157,7 +143,45 @@ def simulate_patient(
     return participant
 
 
-def contralateral_m2(
+def scan_tof(patient: Patient, *, phantom: PhantomProfile, rng: np.random.Generator) -> np.ndarray:
+    """Acquire the patient's TOF-MRA: (x, y, z) int16, white matter near 200."""
+    parts = patient.head, patient.tree, patient.disease
+    affine, _ = patient.grids(phantom)
+    return scanner.acquire_tof(*parts, affine=affine, shape=phantom.tof_shape, snr=phantom.tof_snr, rng=rng)
+
+
+def scan_dsc(
+    patient: Patient, *, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Acquire the patient's DSC series and analyse it as the cohort's software would.
+
+    Returns:
+        Series (x, y, z, time) int16, reference volume (x, y, z), and the five maps (x, y, z) in physical units.
+    """
+    simulation, (_, affine) = cohort.simulation, patient.grids(phantom)
+    tr, te, analysis = simulation.repetition_time_s, simulation.echo_time_s, simulation.perfusion
+    series = scanner.acquire_dsc(
+        patient.head,
+        patient.tree,
+        patient.disease,
+        patient.perfusion,
+        patient.bolus,
+        poses=patient.poses,
+        affine=affine,
+        shape=phantom.dsc_shape,
+        tr=tr,
+        te=te,
+        snr=phantom.dsc_snr,
+        rng=rng,
+    )
+    artery = _contralateral_m2(patient, affine, phantom, rng) if analysis.aif == "contralateral M2" else None
+    reference, maps = analyse_series(
+        series, tr, te, phantom.dsc_voxel_mm, analysis, artery=artery, calibration=ARTERIAL_CALIBRATION
+    )
+    return series, reference, maps
+
+
+def _contralateral_m2(
     patient: Patient, affine: np.ndarray, phantom: PhantomProfile, rng: np.random.Generator
 ) -> np.ndarray:
     """Share of each DSC voxel (x, y, z) that is M2 on the side with less disease: where a rater looks for the AIF."""
@@ -173,10 +197,9 @@ def contralateral_m2(
     )[0]
 
 
-def _write_truth(
-    folder: Path, name: str, patient: Patient, tof_affine: np.ndarray, dsc_affine: np.ndarray, phantom: PhantomProfile
-) -> None:
+def _write_truth(folder: Path, name: str, patient: Patient, phantom: PhantomProfile) -> None:
     """Keep what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
+    tof_affine, dsc_affine = patient.grids(phantom)
     brain = scanner.resample(patient.head.brain.astype(np.float32), patient.head.affine, tof_affine, phantom.tof_shape)
     write_volume(layout.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
     seen = np.linalg.inv(patient.poses[0]) @ dsc_affine
