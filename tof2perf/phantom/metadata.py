@@ -60,7 +60,7 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
     derived = description | {"DatasetType": "derivative", "SourceDatasets": [{"URL": "../.."}]}
     for part, kind, text in (
         ("dsc", "Perfusion maps", f"Made from the series: {analysis}."),
-        ("truth", "Ground truth", "Read by tests alone, never by an analysis."),
+        ("truth", "Ground truth", "Read by tests and by pages that explain, never by an analysis."),
     ):
         target = folder / "derivatives" / part
         write_json(target / "dataset_description.json", derived | {"Name": f"{title}: {kind.lower()}"})
