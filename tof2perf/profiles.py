@@ -1,11 +1,6 @@
-"""A profile: every number of a run that a person may want to change, read from YAML into frozen dataclasses.
+"""A profile: every number of a run that a person may want to change, read from YAML into frozen dataclasses."""
 
-``python -m tof2perf.profiles --profile P [--data FOLDER]`` prints the models of a run for the Makefile.
-"""
-
-import argparse
 import dataclasses
-import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -378,29 +373,3 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
 def _expect(holds: bool, where: str, expected: str, value: typing.Any) -> None:
     if not holds:
         raise ProfileError(f"{where}: expected {expected}, found {value!r}; correct the value")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line for the Makefile: a word a map, ``cohort/map/model`` or ``cohort/map/model/its twin``."""
-    parser = argparse.ArgumentParser(prog="python -m tof2perf.profiles", description=main.__doc__)
-    parser.add_argument("--profile", required=True)
-    parser.add_argument("--data", default="")
-    found = parser.parse_args(arguments)
-    try:
-        profile = load_profile(found.profile)
-        cohorts = run_cohorts(profile.cohorts, data=found.data, name=f"profile {profile.name}")
-    except (ProfileError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for cohort in sorted(
-        cohorts, key=lambda name: name in profile.initialise_from
-    ):  # whom others start from come first
-        twin = profile.initialise_from.get(cohort, "")
-        for name in profile.cohorts[cohort].maps:
-            model = "all" if profile.together else name
-            print(f"{cohort}/{name}/{model}" + (f"/{twin}" if twin in cohorts else ""))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from helpers.miniature import command, copy_run, outside_make
 
-from tof2perf.pipeline.fingerprints import digest
+from tof2perf.system.files import digest
 
 PATIENCE_S = 60.0  # within which everything that was started has ended; generous, for it only bounds a failure
 LARGE_KB = 16  # less than a volume, a figure or an executed notebook
@@ -39,8 +39,8 @@ def matches(words):
     text, made = " ".join(words), os.path.basename(words[0]) == "make"
     return {{
         "kernel": "ipykernel_launcher" in text,
-        "papermill": "tof2perf.pipeline.steps" in text and " run " in text,
-        "manifest writer": "tof2perf.pipeline.provenance" in text,
+        "papermill": "tof2perf.make" in text and " run " in text,
+        "manifest writer": "tof2perf.make" in text and words[-1] == "manifest",
         "inner make": made and "INSIDE=1" in words,
         "outer make": made and "INSIDE=1" not in words,
     }}[VICTIM]

@@ -1,17 +1,17 @@
 """The paper in miniature: a checkout of the working tree of its own, and make called in it as a person would."""
 
-import functools
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tof2perf.pipeline.staleness import Step
-from tof2perf.pipeline.steps import parse_step
+from tof2perf.make import list_steps
+from tof2perf.pipeline.graph import Step
+from tof2perf.system.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+VARIABLES = ("PROFILE", "DATA", "ROOT", "RUN", "RUN_CPU", "RUN_GPU", "SITE", "PYTHON")
 
 
 def check_out(folder: Path) -> Path:
@@ -36,7 +36,8 @@ def copy_run(run: Path, folder: Path) -> Path:
 
 def outside_make() -> dict[str, str]:
     """The environment, free of the make and the pytest that may run this test."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))}
+    ours = ("MAKE", "MFLAGS", "PYTEST")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours) and name not in VARIABLES}
 
 
 def command(*words: str) -> list[str]:
@@ -50,25 +51,7 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(*words), cwd=folder, env=outside_make(), capture_output=True, text=True)
 
 
-@functools.cache
-def planned_steps(goal: str = "paper", data: str = "", profile: str = "laptop", root: str = "/nowhere") -> list[Step]:
-    """The steps as the Makefile declares them; of a root without results, where each is to be run."""
-    done = subprocess.run(
-        [
-            "make",
-            "-n",
-            "INSIDE=1",
-            f"PYTHON={sys.executable}",
-            f"ROOT={root}",
-            f"DATA={data}",
-            f"PROFILE={profile}",
-            goal,
-        ],
-        cwd=REPOSITORY,
-        env={"PATH": "/usr/bin:/bin:/usr/local/bin"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = [shlex.split(line) for line in done.stdout.splitlines() if "tof2perf.pipeline.steps" in line]
-    return [parse_step(words[words.index("run", words.index("--profile")) + 1 :]) for words in lines]
+def planned_steps(goal: str = "paper", data: str = "", profile: str = "laptop") -> list[Step]:
+    """The steps of the paper, or of the book."""
+    steps, _ = list_steps(Run(profile, ".", data))
+    return [step for step in steps if goal == "book" or not step.for_students]

@@ -162,7 +162,7 @@ def begin(words: list[str], environment: os._Environ) -> None:
         watch = Watch(environment[STEP])
         sys.meta_path.insert(0, Finder(watch))
         sys.addaudithook(watch)
-    elif "tof2perf.pipeline.steps" in words and "run" in words:
+    elif "tof2perf.make" in words and "run" in words:
         environment[STEP] = words[words.index("run") + 1]
 
 

@@ -1,4 +1,4 @@
-"""Every notebook keeps the same order, is stored without outputs, and agrees with the Makefile."""
+"""Every notebook keeps the same order, is stored without outputs, and agrees with the graph of steps."""
 
 import ast
 import json
@@ -152,7 +152,7 @@ def test_the_profile_is_read_by_literal_chains_alone(path):
     assert () not in chains, "the whole profile is handed on: no change of it could be told from another"
 
 
-def test_the_makefile_and_the_notebooks_agree():
+def test_the_graph_and_the_notebooks_agree():
     plan = planned_steps()
     assert {step.notebook for step in plan} == {path.stem for path in PAPER}
     for step in plan:

@@ -1,19 +1,14 @@
-"""Steps given to a launcher: who runs what, what becomes of failures and interrupts, and patients shared by jobs."""
+"""Steps given to a launcher: who runs what, what becomes of failures and interrupts."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from helpers.miniature import REPOSITORY, copy_run, make
 
-from tof2perf import jobs
-from tof2perf.cohorts.workspace import Workspace
-from tof2perf.pipeline.execution import run_notebook
 from tof2perf.pipeline.launching import JobError, launch, use_the_jobs_cores
 
 PYTHON = [sys.executable, "-c"]
@@ -77,12 +72,11 @@ def test_an_interrupt_ends_the_job_and_whoever_waits_for_it(tmp_path, number):
     [
         ({"SLURM_CPUS_PER_TASK": "4", "SLURM_CPUS_ON_NODE": "8"}, "4"),
         ({"SLURM_CPUS_ON_NODE": "8"}, "8"),
-        ({"SLURM_CPUS_ON_NODE": "8", "SLURM_NTASKS_PER_NODE": "2"}, "4"),
         ({}, "made elsewhere"),
     ],
 )
 def test_a_job_uses_the_cores_it_was_given(monkeypatch, variables, cores):
-    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_NTASKS_PER_NODE"):
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     counts = ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "LOKY_MAX_CPU_COUNT"]
     counts += [f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS")]
@@ -103,46 +97,3 @@ def test_a_fresh_step_takes_no_place_in_a_queue(smoke_run, tmp_path):
     metrics = copy / "results" / "smoke" / "metrics" / "acute_tmax.csv"
     metrics.write_bytes(metrics.read_bytes() + b"\n")
     assert make(copy, "paper", "RUN=false").returncode != 0
-
-
-def test_patients_made_in_parts_are_those_of_the_notebooks_which_do_not_make_them_again(
-    smoke_run, tmp_path, monkeypatch
-):
-    copy = copy_run(smoke_run, tmp_path / "tof2perf")
-    monkeypatch.setenv("PYTHONPATH", str(copy))
-    for notebook, kind in (("00-simulate", "simulated"), ("01-preprocess", "preprocessed")):
-        folder = copy / "data" / kind / "smoke" / "pegasus"
-        before = {path: path.read_bytes() for path in folder.rglob("sub-*") if path.is_file()}
-        for path in before:
-            if {"sub-0002", "sub-0005"} & set(path.name.split("_")):  # one in each part; the others are complete
-                path.unlink()
-        for part in ("1/2", "2/2"):
-            given = ["--profile", "smoke", "--root", str(copy), "--cohort", "pegasus", "--part", part]
-            assert jobs.main([notebook, *given]) == 0
-        assert {path: path.read_bytes() for path in before} == before
-        times = {path: path.stat().st_mtime_ns for path in before}
-        run_notebook(
-            copy / "notebooks" / f"{notebook}.ipynb",
-            tmp_path / "executed.ipynb",
-            parameters={"profile": "smoke", "root": "..", "cohort": "pegasus"},
-            failed=tmp_path / "failed.ipynb",
-        )
-        assert {path: path.stat().st_mtime_ns for path in before} == times
-
-
-def test_own_patients_may_be_shared_by_jobs_as_well(smoke_run, tmp_path):
-    """The simulated patients given as one's own: the same volumes, and nothing among the user's files is touched."""
-    mine = Path(shutil.copytree(smoke_run / "data" / "simulated" / "smoke" / "pegasus", tmp_path / "mine" / "pegasus"))
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in mine.rglob("*") if path.is_file()}
-    given = ["--profile", "smoke", "--root", str(tmp_path), "--data", str(mine.parent), "--cohort", "pegasus"]
-    for part in ("1/2", "2/2"):
-        assert jobs.main(["01-preprocess", *given, "--part", part]) == 0
-    made, expected = (
-        {path.name: path.read_bytes() for path in folder.glob("sub-*.nii.gz")}
-        for folder in (
-            Workspace("smoke", tmp_path, str(mine.parent)).preprocessed("pegasus"),
-            Workspace("smoke", smoke_run).preprocessed("pegasus"),
-        )
-    )
-    assert made == expected and len(made) > 6
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in mine.rglob("*") if path.is_file()} == before

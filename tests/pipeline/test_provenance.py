@@ -13,16 +13,16 @@ from tof2perf.pipeline import provenance
 @pytest.fixture
 def results(tmp_path):
     folder = tmp_path / "results"
-    for name in ("tables/table1.csv", "figures/figure1.pdf", ".stamps/a.json", "failed/a.ipynb", "figures/.part-x"):
+    for name in ("tables/table1.csv", "figures/figure1.pdf", ".stamps/a.json", "failed/a.ipynb", "figures/.x.abc.part"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     return folder
 
 
 def test_the_manifest_lists_results_alone_with_true_hashes(results):
-    path = provenance.write_manifest(results, profile="smoke", source="simulated cohort, profile smoke")
+    path, count = provenance.write_manifest(results, profile="smoke", source="simulated cohort, profile smoke")
     manifest = json.loads(path.read_text())
-    assert sorted(manifest["files"]) == ["figures/figure1.pdf", "tables/table1.csv"]
+    assert count == 2 and sorted(manifest["files"]) == ["figures/figure1.pdf", "tables/table1.csv"]
     for name, entry in manifest["files"].items():
         content = (results / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -30,9 +30,9 @@ def test_the_manifest_lists_results_alone_with_true_hashes(results):
 
 
 def test_the_same_results_give_the_same_manifest(results):
-    first = provenance.write_manifest(results, profile="smoke", source="s").read_bytes()
-    assert provenance.write_manifest(results, profile="smoke", source="s").read_bytes() == first
-    assert not list(results.glob(".part-*"))
+    first = provenance.write_manifest(results, profile="smoke", source="s")[0].read_bytes()
+    assert provenance.write_manifest(results, profile="smoke", source="s")[0].read_bytes() == first
+    assert not list(results.glob(".*.part"))
 
 
 def test_the_colophon_names_source_profile_commit_and_versions():
@@ -56,3 +56,5 @@ def test_a_changed_file_makes_the_commit_dirty_and_no_checkout_makes_it_unknown(
     assert re.fullmatch("[0-9a-f]{12}", provenance.commit(tmp_path))
     (tmp_path / "file").write_text("2")
     assert re.fullmatch("[0-9a-f]{12}-dirty", provenance.commit(tmp_path))
+    (tmp_path / "unpacked").mkdir()  # an archive inside another project's checkout
+    assert provenance.commit(tmp_path / "unpacked") == "unknown"

@@ -5,7 +5,6 @@ Where Slurm is not installed these tests are skipped by name; continuous integra
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers import slurm
 from helpers.miniature import check_out, command, copy_run, make, outside_make
-
-from tof2perf.gan.weights import read_tensors
 
 LAUNCHER = "srun -q -n1"
 PATIENCE_S = 400.0  # what is waited for takes seconds on a quiet machine
@@ -97,12 +93,11 @@ def start(folder: Path, queue: dict[str, str], *words: str) -> subprocess.Popen:
 
 
 def test_the_paper_through_srun_gives_the_local_numbers(queue, smoke_run, tmp_path):
-    """Each heavy notebook is a job, patients are shared by jobs, light notebooks stay here."""
+    """Each heavy notebook is a job, light notebooks stay here."""
     folder = check_out(tmp_path / "tof2perf")
-    process = start(folder, queue, "-j4", "paper", "PARTS=3")
+    process = start(folder, queue, "-j4", "paper")
     out, _ = process.communicate()
     assert process.returncode == 0, out[-3000:]
-    assert "00-simulate acute 3/3" in out and "01-preprocess acute 1/3" in out
     assert numbers(folder) == numbers(smoke_run)
     for path in (smoke_run / "results" / "smoke" / "notebooks").glob("*.ipynb"):
         assert (folder / "results" / "smoke" / "notebooks" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -150,7 +145,7 @@ def test_a_step_that_is_killed_takes_its_job_along(queue, copy):
     runner = [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if b"--by" in (words := path.read_bytes()) and b"03-evaluate-acute-mtt" in words and b"python" in words
+        if b"03-evaluate-acute-mtt" in (words := path.read_bytes()) and b"python" in words and b"--in-job" not in words
     ]
     for number in runner:
         os.kill(number, signal.SIGKILL)
@@ -175,48 +170,6 @@ def test_each_job_has_a_device_of_its_own(queue, tmp_path):
     one, two, three = sorted(found)
     assert {one[2], two[2]} == {"0", "1"} and three[2] in {"0", "1"}
     assert two[0] < one[1] and three[0] >= min(one[1], two[1])
-
-
-def test_two_ranks_under_srun_equal_two_processes(queue, smoke_run, tmp_path):
-    """One model over two ranks that srun started, and over two that the notebook started itself."""
-    weights = []
-    for name in ("ranks", "processes"):
-        folder = copy_run(smoke_run, tmp_path / name)
-        path = folder / "notebooks" / "profiles" / "smoke.yaml"
-        profile = yaml.safe_load(path.read_text())
-        profile["training"] |= {"devices": 2, "batch": 2}
-        path.write_text(yaml.safe_dump(profile, sort_keys=False))
-        goal = "results/smoke/.stamps/02-train-acute-tmax.json"
-        if name == "ranks":
-            (folder / ".site.mk").write_text(
-                "RUN_CPU = srun -q -n1\nRUN_GPU = srun -q -N1 -n2 --ntasks-per-node=2 --gres=gpu:2\nRANKS = 2\n"
-            )
-        environment = outside_make() | {"SLURM_CONF": queue["SLURM_CONF"], "PATH": queue["PATH"]}
-        done = subprocess.run(
-            command("INSIDE=1", goal), cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert ("02-train-acute-tmax 1/1 ..." in done.stdout) == (name == "ranks")
-        model = folder / "results" / "smoke" / "models" / "acute_tmax"
-        weights.append((read_tensors(model / "generator.safetensors")[0], (model / "history.csv").read_bytes()))
-        shutil.rmtree(folder)
-    (ranks, first), (processes_, second) = weights
-    assert first == second
-    assert all((ranks[key] == processes_[key]).all() for key in processes_)
-
-
-def test_a_wrong_number_of_ranks_is_one_line(queue, smoke_run):
-    words = ["-m", "tof2perf.jobs", "02-train", "--profile", "smoke", "--root", ".", "--cohort", "acute"]
-    done = subprocess.run(
-        [*LAUNCHER.split()[:-1], "-N1", "-n2", "--ntasks-per-node=2", sys.executable, *words, "--map_name", "tmax"],
-        cwd=smoke_run,
-        env=queue | {"PYTHONPATH": str(smoke_run)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode != 0
-    assert "srun started 2 processes for a profile with 1 devices" in done.stderr
 
 
 def test_the_whole_paper_may_be_a_batch_job_that_starts_jobs(queue, copy):

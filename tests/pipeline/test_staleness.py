@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tof2perf.pipeline import execution, staleness, steps
-from tof2perf.pipeline.staleness import Place, Step
+from tof2perf.pipeline.graph import Step
+from tof2perf.system.run import Run
 
 # --- the paper --------------------------------------------------------------------------------------------------------
 
@@ -285,7 +286,7 @@ class Paper(RuleBasedStateMachine):
         super().__init__()
         self.ran: list[str] = []
         self.folder = Path(tempfile.mkdtemp(prefix="paper-"))
-        self.place = Place(self.folder, self.folder, "tiny", "tiny")
+        self.run = Run("tiny", self.folder, repository=self.folder)
         self.patch = mock.patch.object(execution, "run_notebook", self.run_notebook)
         self.patch.start()
 
@@ -530,7 +531,7 @@ class Paper(RuleBasedStateMachine):
 
     @rule(step=st.sampled_from(NAMES), content=st.sampled_from([None, "spoilt", "as it was"]), when=times)
     def tamper_with_a_result(self, step, content, when):
-        path = self.place.results / f"{OUTPUT[step]}.txt"
+        path = self.run.results / f"{OUTPUT[step]}.txt"
         self.disk[step] = self.results[step] if content == "as it was" else content
         if content is None:
             path.unlink(missing_ok=True)
@@ -540,7 +541,7 @@ class Paper(RuleBasedStateMachine):
     @rule(step=st.sampled_from(NAMES), how=st.sampled_from(["missing", "changed"]))
     def tamper_with_an_executed_notebook(self, step, how):
         self.book[step] = how
-        path = self.place.executed(step)
+        path = self.run.executed(step)
         if how == "missing":
             path.unlink(missing_ok=True)
         else:
@@ -550,9 +551,9 @@ class Paper(RuleBasedStateMachine):
     def damage_a_stamp(self, step, text):
         self.made.pop(step, None)
         if text is None:
-            self.place.stamp(step).unlink(missing_ok=True)
+            self.run.stamp(step).unlink(missing_ok=True)
         else:
-            self.place.stamp(step).write_text(text)
+            self.run.stamp(step).write_text(text)
 
     @rule(
         pattern=st.sampled_from(["*.py", "*.ipynb", "*.txt", "*.yaml", "*.json"]),
@@ -588,7 +589,7 @@ class Paper(RuleBasedStateMachine):
     def status_gives_the_true_reason(self):
         forget()
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            steps.print_status(self.plan(), self.place)
+            steps.print_status(self.plan(), self.run)
         lines = {line.split()[0]: line for line in printed.getvalue().splitlines()[:-1]}
         for step, (state, reason) in self.expected_status().items():
             assert lines[step].split()[1] == state, lines[step]
@@ -611,15 +612,15 @@ class Paper(RuleBasedStateMachine):
         self.ran.clear()
         forget()
         plan = self.plan()
-        verdicts = staleness.judge_all(plan, self.place)
+        verdicts = staleness.judge_all(plan, self.run)
         for step in plan:
             if step.name in wanted and verdicts[step.name].state != "fresh":
-                steps.run_step(step, self.place)
+                steps.run_step(step, self.run)
         assert self.ran == expected
         for step in wanted:
-            assert (self.place.results / f"{OUTPUT[step]}.txt").read_text() == self.results[step]
+            assert (self.run.results / f"{OUTPUT[step]}.txt").read_text() == self.results[step]
             stored = json.loads((self.folder / "notebooks" / f"{step.split('-')[0]}.ipynb").read_text())["cells"]
-            executed = json.loads(self.place.executed(step).read_text())["cells"]
+            executed = json.loads(self.run.executed(step).read_text())["cells"]
             for before, after in zip(stored, executed, strict=True):
                 assert (before["id"], before["source"]) == (after["id"], "".join(after["source"]))
                 assert before["metadata"].get("tags", []) == after["metadata"].get("tags", [])

@@ -11,7 +11,7 @@ import pytest
 from helpers.miniature import copy_run, make, planned_steps
 from helpers.watch import read_watched
 
-PLAN = {step.name: step for step in planned_steps("paper", "", "smoke", ".")}
+PLAN = {step.name: step for step in planned_steps("paper", "", "smoke")}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the notebooks of the smoke run truly read is what the Makefile and the fingerprints say that they read."""
+"""What the notebooks of the smoke run truly read is what the graph of steps and the fingerprints say that they read."""
 
 import ast
 import functools
@@ -18,13 +18,14 @@ from helpers.watch import read_watched
 from tof2perf.cohorts import intake
 from tof2perf.phantom import patient
 from tof2perf.pipeline import fingerprints
-from tof2perf.pipeline.staleness import Place
 from tof2perf.preprocessing import preprocess
 from tof2perf.profiles import load_profile
+from tof2perf.system import codebase
+from tof2perf.system.run import Run
 
 PACKAGE = REPOSITORY / "tof2perf"
 NOTEBOOKS = REPOSITORY / "notebooks"
-PLAN = {step.name: step for step in planned_steps("paper", "", "smoke", ".")}
+PLAN = {step.name: step for step in planned_steps("paper", "", "smoke")}
 DRAFT = re.compile(r"\.(.+)\.[^.]{8}\.part")  # as system/files names what is not yet complete
 
 every_step = pytest.mark.parametrize("name", PLAN)
@@ -52,7 +53,7 @@ def notebook_of(name: str) -> fingerprints.Notebook:
 
 
 def claimed_modules(notebook: fingerprints.Notebook) -> set[str]:
-    return set(fingerprints.module_files(notebook.trees(), REPOSITORY))
+    return set(codebase.module_files(notebook.trees(), REPOSITORY))
 
 
 # --- an import search of its own --------------------------------------------------------------------------------------
@@ -127,8 +128,8 @@ def test_a_step_writes_only_what_it_declares(watched, name):
 
 
 def test_every_file_of_a_run_is_the_result_of_one_step(smoke_run):
-    place = Place(smoke_run, smoke_run, "smoke", "smoke")
-    apart = {place.results / "manifest.json", *(place.executed(name) for name in PLAN)}
+    run = Run("smoke", smoke_run, repository=smoke_run)
+    apart = {run.results / "manifest.json", *(run.executed(name) for name in PLAN)}
     found = [path for folder in ("data", "results/smoke") for path in (smoke_run / folder).rglob("*")]
     for path in found:
         name = path.relative_to(smoke_run).as_posix()
@@ -152,7 +153,7 @@ def test_modules_that_a_step_loads_are_those_that_its_fingerprint_covers(watched
 
 
 def notebook_files(notebook: fingerprints.Notebook) -> list[Path]:
-    return list(fingerprints.module_files(notebook.trees(), REPOSITORY).values())
+    return list(codebase.module_files(notebook.trees(), REPOSITORY).values())
 
 
 @every_step
@@ -204,7 +205,7 @@ def sources() -> dict[str, ast.Module]:
     found = {}
     for path in NOTEBOOKS.rglob("*.ipynb"):
         notebook = fingerprints.read_notebook(path)
-        for module in fingerprints.module_files(notebook.trees(), REPOSITORY).values():
+        for module in codebase.module_files(notebook.trees(), REPOSITORY).values():
             found[module.relative_to(REPOSITORY).as_posix()] = ast.parse(module.read_text())
         for cell in notebook.code:
             found[f"{path.stem}, cell {cell.name}"] = ast.parse(cell.source)

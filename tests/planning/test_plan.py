@@ -108,7 +108,7 @@ def test_cohorts_that_nobody_simulates_are_not_counted(name):
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["simulated", "own data"])
-def test_planned_steps_are_those_of_the_makefile_with_their_order(tmp_path, rates, profile, own):
+def test_planned_steps_are_those_of_the_graph_with_their_order(tmp_path, rates, profile, own):
     for number in range(9 * own):
         (tmp_path / "acute" / f"sub-{number:04d}").mkdir(parents=True)
     declared = {step.name: set(step.after) for step in planned_steps(data=str(tmp_path) if own else "")}

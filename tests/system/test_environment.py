@@ -1,8 +1,8 @@
 """One lock file, from which every environment is made; a Makefile that says clearly what it cannot do."""
 
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.miniature import outside_make, planned_steps
 from tools import benchmark_tables
 
 import tof2perf
@@ -32,8 +33,8 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def make(*words: str) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+def make(*words: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = outside_make() | variables
     return subprocess.run(["make", *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
 
@@ -111,6 +112,24 @@ def test_a_data_folder_that_is_not_there_is_one_line():
     assert "DATA=/no/such/folder: no such folder" in line
 
 
+@pytest.mark.parametrize("installed", ["", "old", "this"])
+def test_a_fresh_clone_or_a_new_lock_file_is_installed_before_anything_runs(tmp_path, installed):
+    folder = tmp_path / "tof2perf"
+    shutil.copytree(REPOSITORY / "notebooks" / "profiles", folder / "notebooks" / "profiles")
+    for name in ("Makefile", "requirements-lock.txt"):
+        shutil.copy(REPOSITORY / name, folder)
+    if installed:
+        (folder / ".venv").mkdir()
+        lock = (folder / "requirements-lock.txt").read_text()
+        (folder / ".venv" / "requirements-lock.txt").write_text(lock if installed == "this" else "old")
+    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "PIP_USER": "1"}
+    done = subprocess.run(["make", "-n", "lint"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("pip install" in done.stdout) == (installed != "this")
+    assert "PIP_USER=0" in done.stdout or installed == "this"  # pip refuses a user's folder inside an environment
+    assert done.stdout.splitlines()[-1].startswith(".venv/bin/python -c")
+
+
 def test_help_is_the_default_goal_and_lists_every_target():
     shown = make().stdout
     for target in (
@@ -133,10 +152,13 @@ def test_help_is_the_default_goal_and_lists_every_target():
 def test_own_data_take_the_place_of_the_simulation(tmp_path):
     for cohort in ("acute", "pegasus"):
         (tmp_path / "clinic" / cohort / "sub-0001").mkdir(parents=True)
+    steps = {step.name: step for step in planned_steps(data=f"{tmp_path}/clinic")}
+    assert not {name for name in steps if name.startswith("00")}
+    assert f"{tmp_path}/clinic/acute" in steps["01-preprocess-acute"].inputs
+    assert steps["02-train-acute-tmax"].outputs == ("results/laptop-clinic/models/acute_tmax",)
     shown = make("-n", "paper", f"DATA={tmp_path}/clinic", f"ROOT={tmp_path}", f"PYTHON={sys.executable}").stdout
-    assert "00-simulate" not in shown
-    assert f"--inputs {tmp_path}/clinic/acute" in shown
-    assert "results/laptop-clinic/models/acute_tmax" in shown
+    ran = [line.split(" run ")[1] for line in shown.splitlines() if " run " in line]
+    assert sorted(ran) == sorted(steps) and f"--data '{tmp_path}/clinic'" in shown
 
 
 def test_a_cohort_that_the_profile_does_not_know_is_named_with_the_remedy(tmp_path):
@@ -148,38 +170,63 @@ def test_a_cohort_that_the_profile_does_not_know_is_named_with_the_remedy(tmp_pa
 
 def test_a_run_of_one_public_cohort_has_no_simulation_no_twin_and_no_appendix(tmp_path):
     (tmp_path / "public" / "isles24" / "sub-stroke0001").mkdir(parents=True)
-    words = (f"DATA={tmp_path}/public", f"ROOT={tmp_path}", "PROFILE=paper", f"PYTHON={sys.executable}")
-    lines = [line for line in make("-n", "paper", *words).stdout.splitlines() if " run " in line]
-    steps = {line.split(" run ")[1].split()[0] for line in lines}
+    steps = {step.name: step for step in planned_steps(data=f"{tmp_path}/public", profile="paper")}
     models = {
         f"0{n}-{what}-isles24-{m}" for n, what in ((2, "train"), (3, "evaluate")) for m in ("tmax", "cbf", "cbv", "mtt")
     }
-    assert models <= steps and "06-figure1" in steps and "04-dice" in steps
+    assert models <= steps.keys() and "06-figure1" in steps and "04-dice" in steps
     assert not {name for name in steps if "ttp" in name or name.startswith(("00", "10"))}
-    assert all("-p cohort isles24" in line for line in lines if "05-table1 --" not in line and "11-dist" not in line)
+    about_all = {"05-table1", "11-distributions"}
+    assert {name for name, step in steps.items() if step.parameters.get("cohort") != "isles24"} == about_all
+    words = (f"DATA={tmp_path}/public", f"ROOT={tmp_path}", "PROFILE=paper", f"PYTHON={sys.executable}")
     done = make("appendix4", "INSIDE=1", *words)
     assert done.returncode != 0 and "10-appendix4: no cohort of this run (isles24) has what it shows" in done.stderr
 
 
-def test_heavy_steps_alone_go_through_a_launcher_and_cohorts_are_shared_by_jobs(tmp_path):
-    shown = make("-n", "paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", "RUN=srun -q").stdout.splitlines()
-    steps = {line.split(" run ")[1].split()[0]: line.split(" run ")[0] for line in shown if " run " in line}
+def test_heavy_steps_alone_go_through_a_launcher():
+    steps = {step.name: step.launcher for step in planned_steps()}
     assert len(steps) == 35
-    assert {name for name, words in steps.items() if "--by" in words} == {name for name in steps if name < "04"}
-    assert {name for name, words in steps.items() if "--by RUN_GPU" in words} == {n for n in steps if n[:2] == "02"}
-    parts = [line.split(" part ")[1].split()[:2] for line in shown if " part " in line]
-    shared = ("00-simulate-acute", "00-simulate-pegasus", "01-preprocess-acute", "01-preprocess-pegasus")
-    assert sorted(parts) == sorted([f"{k}/8", name] for name in shared for k in range(1, 9))
+    assert {name for name in steps if steps[name]} == {name for name in steps if name < "04"}
+    assert {name for name in steps if steps[name] == "RUN_GPU"} == {name for name in steps if name[:2] == "02"}
 
 
 def test_a_site_says_once_what_each_kind_of_step_gets(tmp_path):
     site = tmp_path / "site.mk"
-    site.write_text("RUN_CPU = srun -p cpu\nRUN_GPU = srun -p gpu\nPARTS = 2\n")
-    words = ("paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable}", f"SITE={site}", "INSIDE=1")
-    line = ["--eval", "show: ; @echo $$RUN_CPU / $$RUN_GPU / $(PARTS)", "show"]
-    assert make("-s", *words[1:], *line).stdout.strip() == "srun -p cpu / srun -p gpu / 2"
-    assert make("-s", *words[1:], "RUN=env", *line).stdout.strip() == "env / env / 2"
-    assert make("-s", *words[1:-2], "INSIDE=1", *line).stdout.strip() == "/ / 1"
+    site.write_text("RUN_CPU = srun -p cpu\nRUN_GPU = srun -p gpu\n")
+    words = (f"ROOT={tmp_path}", f"PYTHON={sys.executable}", "--eval", "show: ; @echo $$RUN_CPU / $$RUN_GPU", "show")
+    assert make("-s", f"SITE={site}", *words).stdout.strip() == "srun -p cpu / srun -p gpu"
+    assert make("-s", f"SITE={site}", "RUN=env", *words).stdout.strip() == "env / env"
+    assert make("-s", *words).stdout.strip() == "/"
+
+
+def test_variables_of_the_environment_are_not_read_and_a_line_names_each():
+    """A DATA or PYTHON there may belong to another program."""
+    words = ("-s", "--eval", "show: ; @echo $(PROFILE) $(DATA) $(RUN_CPU) $(DROP) $(PYTHON)", "show")
+    plain = make(*words)
+    done = make(*words, PROFILE="smoke", DATA="/x", RUN_CPU="srun", DROP="1", PYTHON="/usr/bin/python3")
+    assert plain.stderr == "" and done.stdout == plain.stdout and done.stdout.startswith("laptop")
+    lines = done.stderr.splitlines()
+    for name in ("PROFILE", "DATA", "RUN_CPU", "DROP", "PYTHON"):
+        assert [line for line in lines if f" {name} is set in the environment" in line], name
+    assert len(lines) == 5
+    assert "not from the environment" in make("help").stdout
+
+
+def test_what_a_shell_would_run_is_part_of_a_folders_name(tmp_path):
+    folder = tmp_path / "R&D;(a)>b"
+    (folder / "acute" / "sub-0001").mkdir(parents=True)
+    for goal in (("check",), ("-n", "paper"), ("clean",), ("-n", "clean-all")):
+        done = make(*goal, f"DATA={folder}", f"ROOT={folder}", f"PYTHON={sys.executable}")
+        assert "not found" not in done.stderr and "syntax error" not in done.stderr, done.stderr
+    assert (folder / "results" / f"laptop-{folder.name}" / ".stamps" / "rules.mk").is_file()
+
+
+@pytest.mark.parametrize("folder", ["/a b", "/it's", "/a$(shell touch trapped)"])
+def test_a_folder_that_make_cannot_hold_is_refused(folder):
+    for name in ("DATA", "ROOT"):
+        (line,) = make("status", f"{name}={folder}").stderr.splitlines()
+        assert "ROOT and DATA must not contain spaces, quotes or dollar signs: use a link to the folder" in line
+    assert not (REPOSITORY / "trapped").exists()
 
 
 @pytest.mark.parametrize("target", ["clean", "clean-all"])

@@ -16,7 +16,7 @@ PATIENCE_S = 60.0  # bounds a failure; a parent is looked at every second
 
 POOL = """
 import os, time, joblib
-from tof2perf.workers import tied
+from tof2perf.system.workers import tied
 def work(number):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(3600)
@@ -68,7 +68,7 @@ def test_workers_that_are_tied_work_as_others_do():
 
 
 def test_a_command_under_the_lock_ends_with_the_make_that_called_it(tmp_path):
-    lock = [sys.executable, "-m", "tof2perf.pipeline.steps", "--root", str(tmp_path), "--run", "tiny", "lock"]
+    lock = [sys.executable, "-m", "tof2perf.make", "--root", str(tmp_path), "--profile", "tiny", "lock", "--"]
     parent = start(sys.executable, "-c", PARENT, *lock, "sh", "-c", "echo locked; read line")
     command = int(parent.stdout.readline())
     assert parent.stdout.readline() == "locked\n"

@@ -12,39 +12,15 @@ from tof2perf.cohorts.layout import preprocessed_path
 from tof2perf.cohorts.participants import patients_in
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
+from tof2perf.system.run import Run
 from tof2perf.volumes.nifti import CohortError, read_volume
 
 DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
 
 
 @dataclass(frozen=True)
-class Workspace:
-    """Where one run reads and writes.
-
-    Attributes:
-        profile: the profile's name.
-        root: folder that holds ``data/`` and ``results/``.
-        data: folder with the user's own cohorts (one BIDS folder each); empty for the simulated cohorts.
-    """
-
-    profile: str
-    root: Path | str
-    data: str = ""
-
-    @property
-    def run(self) -> str:
-        """Name of the results folder; own data never share a folder with simulated ones."""
-        return f"{self.profile}-{Path(self.data).resolve().name}" if self.data else self.profile
-
-    @property
-    def results(self) -> Path:
-        """Folder of everything this run computes."""
-        return Path(self.root) / "results" / self.run
-
-    def cohort(self, cohort: str) -> Path:
-        """BIDS folder of a cohort."""
-        base = Path(self.data) if self.data else Path(self.root) / "data" / "simulated" / self.profile
-        return base / cohort
+class Workspace(Run):
+    """The folders of one run, and what lies in them; ``profile``, ``root`` and ``data`` are those of :class:`Run`."""
 
     def cohorts(self, known: dict[str, CohortProfile]) -> list[str]:
         """The cohorts of this run among those of the profile, see :func:`tof2perf.profiles.run_cohorts`."""
@@ -60,12 +36,7 @@ class Workspace:
 
     def intake(self, cohort: str) -> Path:
         """Folder in which a cohort of the user's is completed: links to what is given, and what had to be made."""
-        return Path(self.root) / "data" / "intake" / self.run / cohort
-
-    @property
-    def dropped(self) -> Path:
-        """List of the patients that a check leaves out; it lies outside the user's folder."""
-        return Path(self.root) / "data" / "intake" / self.run / "dropped.tsv"
+        return Path(self.root) / "data" / "intake" / self.name / cohort
 
     def oracle(self, cohort: str) -> Path:
         """Folder of the oracle's maps of a simulated cohort; there is none for own data."""
@@ -73,7 +44,7 @@ class Workspace:
 
     def preprocessed(self, cohort: str) -> Path:
         """Folder of a cohort's preprocessed volumes on the profile's grid."""
-        return Path(self.root) / "data" / "preprocessed" / self.run / cohort
+        return Path(self.root) / "data" / "preprocessed" / self.name / cohort
 
     def model(self, cohort: str, map_name: str) -> Path:
         """Folder of one trained model."""
@@ -118,11 +89,6 @@ class Workspace:
     def rating(self) -> Path:
         """Folder of the export for a blinded rating."""
         return self.results / "rating"
-
-    @property
-    def rated(self) -> Path:
-        """Folder that a rater drops edited masks into; it belongs to the user, and no step clears it."""
-        return Path(self.root) / "data" / "rating" / self.run
 
     @property
     def tables(self) -> Path:

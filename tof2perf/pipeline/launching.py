@@ -65,11 +65,7 @@ def _listen_to_interrupts() -> None:
 
 def use_the_jobs_cores() -> None:
     """Let libraries use as many threads and processes as Slurm gave this job; what make counted is another machine."""
-    cores = os.environ.get("SLURM_CPUS_PER_TASK")
-    if not cores and "SLURM_CPUS_ON_NODE" in os.environ:
-        ranks = int(os.environ.get("SLURM_NTASKS_PER_NODE", 1))
-        cores = str(max(int(os.environ["SLURM_CPUS_ON_NODE"]) // ranks, 1))
-    if cores:
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE"):
         for name in ("OMP", "MKL", "OPENBLAS"):
             os.environ[f"{name}_NUM_THREADS"] = cores
         os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = os.environ["LOKY_MAX_CPU_COUNT"] = cores

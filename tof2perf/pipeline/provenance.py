@@ -1,16 +1,14 @@
-"""Where a result comes from: versions, commit, profile and source, on every notebook and in the manifest."""
+"""State where results come from, on every notebook and in the manifest: versions, commit, profile and source."""
 
-import argparse
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tof2perf.system.codebase import REPOSITORY
+from tof2perf.system.files import file_digest, write_json
+
 PACKAGES = (
     "numpy",
     "scipy",
@@ -38,10 +36,16 @@ def versions() -> dict[str, str]:
 
 
 def commit(repository: Path = REPOSITORY) -> str:
-    """The repository's commit, ``-dirty`` if a tracked file differs from it, ``unknown`` outside a git checkout."""
+    """The repository's commit, ``-dirty`` if a tracked file differs from it, ``unknown`` outside a git checkout.
+
+    An archive unpacked inside another project's checkout has no commit either.
+    """
+    if not (repository / ".git").exists():
+        return "unknown"
     try:
         asked = ["git", "-C", str(repository), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        return subprocess.run(asked, capture_output=True, text=True, check=True, env=own).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -75,33 +79,29 @@ def colophon(profile: str, *, source: str) -> Colophon:
     return Colophon({"data": source, "profile": profile, "commit": commit(), "versions": packages})
 
 
-def write_manifest(results: Path, *, profile: str, source: str) -> Path:
+def write_manifest(results: Path, *, profile: str, source: str) -> tuple[Path, int]:
     """Write ``manifest.json``: size and SHA-256 of every result file, and what they come from.
 
     Args:
         results: the run's folder under ``results/``.
         profile: the profile's name.
-        source: where the patients come from.
+        source: where the patients come from, ``Workspace.label``.
 
     Returns:
-        The manifest's path. Same files, same bytes: it holds no time of writing.
+        The manifest's path and the number of files. Same files, same bytes: it holds no time of writing.
     """
+    files = hash_tree(results)
     content = {
         "profile": profile,
         "source": source,
         "commit": commit(),
         "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "files": hash_tree(results),
+        "files": files,
     }
     path = results / "manifest.json"
-    draft = path.with_name(f".part-{path.name}")
-    try:
-        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    write_json(path, content)
+    return path, len(files)
 
 
 def hash_tree(folder: Path) -> dict[str, dict[str, int | str]]:
@@ -110,31 +110,5 @@ def hash_tree(folder: Path) -> dict[str, dict[str, int | str]]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.is_file() and parts[0] not in IGNORED and not any(part.startswith(".") for part in parts):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            found["/".join(parts)] = {"bytes": path.stat().st_size, "sha256": content}
+            found["/".join(parts)] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     return found
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``python -m tof2perf.pipeline.provenance --profile P --root R [--data D]`` writes the manifest."""
-    from tof2perf.cohorts.workspace import Workspace
-    from tof2perf.volumes.nifti import CohortError
-
-    parser = argparse.ArgumentParser(prog="python -m tof2perf.pipeline.provenance", description=__doc__)
-    parser.add_argument("--profile", required=True)
-    parser.add_argument("--root", default=".")
-    parser.add_argument("--data", default="")
-    found = parser.parse_args(arguments)
-    here = Workspace(found.profile, found.root, found.data)
-    try:
-        path = write_manifest(here.results, profile=found.profile, source=here.label())
-    except (CohortError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{path}  {len(json.loads(path.read_text(encoding='utf-8'))['files'])} files")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,99 +4,22 @@ A finished step's stamp, ``results/<run>/.stamps/<step>.json``, holds the hashes
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tof2perf.pipeline import fingerprints
-from tof2perf.system.codebase import digest, hash_module, hash_small, module_files
+from tof2perf.pipeline.graph import Step
+from tof2perf.system.codebase import hash_module, hash_small, module_files
+from tof2perf.system.files import digest, file_digest, write_json
+from tof2perf.system.run import Run
 
-TICK_NS = 20_000_000  # a file changed this shortly before it was looked at may change again without a new time
-
-
-@dataclass(frozen=True)
-class Step:
-    """One notebook with its parameters, as the Makefile declares it.
-
-    Attributes:
-        name: unique, the stamp's and the executed notebook's name.
-        notebook: path of a file in ``notebooks/``, without its suffix.
-        parameters: values beside profile, root and data, which are given wherever a notebook has them.
-        after: steps whose results it reads.
-        inputs: files or folders, beside those results, that it reads.
-        outputs: files, folders or patterns it writes, relative to the root.
-    """
-
-    name: str
-    notebook: str
-    parameters: dict[str, Any] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one run reads and writes.
-
-    Attributes:
-        repository: folder with ``notebooks/``, the package and the lock file.
-        root: folder with ``data/`` and ``results/``.
-        run: name of the folder under ``results/``.
-        profile: the profile's name.
-        data: the user's own data folder, or empty.
-    """
-
-    repository: Path
-    root: Path
-    run: str
-    profile: str
-    data: str = ""
-
-    @cached_property
-    def results(self) -> Path:
-        """Folder of this run's results."""
-        return self.root / "results" / self.run
-
-    def stamp(self, name: str) -> Path:
-        """What is known of a finished step."""
-        return self.results / ".stamps" / f"{name}.json"
-
-    def executed(self, name: str) -> Path:
-        """The executed notebook of a finished step."""
-        return self.results / "notebooks" / f"{name}.ipynb"
-
-    def failed(self, name: str) -> Path:
-        """The notebook of a failed step, as far as it came."""
-        return self.results / "failed" / f"{name}.ipynb"
-
-    def notebook(self, step: Step) -> Path:
-        """The stored notebook."""
-        return self.repository / "notebooks" / f"{step.notebook}.ipynb"
-
-    def name(self, file: Path) -> str:
-        """An input file as stamps call it: the root and the user's folder may move, what lies in them counts."""
-        full, root, data = (Path(os.path.abspath(path)) for path in (file, self.root, self.data or self.root))
-        if full.is_relative_to(root):
-            return full.relative_to(root).as_posix()
-        if full.is_relative_to(data):
-            return f"{data.name}/{full.relative_to(data).as_posix()}"
-        return os.path.relpath(full, self.repository)
-
-    def parameters(self, step: Step) -> dict[str, Any]:
-        """All values the notebook is called with; paths are relative so that results name no machine."""
-        known = fingerprints.read_notebook(self.notebook(step)).parameters
-        root = os.path.relpath(self.root.resolve(), self.notebook(step).parent.resolve())
-        data = str(Path(self.data).resolve()) if self.data else ""
-        common = {"profile": self.profile, "root": root, "data": data}
-        return {name: value for name, value in common.items() if name in known} | step.parameters
+TICK_NS = 20_000_000  # a file changed this shortly before it was hashed may change again without a new time
 
 
 @dataclass(frozen=True)
@@ -107,15 +30,15 @@ class Verdict:
     reason: str = ""
 
 
-# --- looking at files -------------------------------------------------------------------------------------------------
+# --- files -------------------------------------------------------------------------------------------------
 
 
-def look(path: Path, known: list | None) -> list | None:
+def hash_file(path: Path, known: list | None) -> list | None:
     """Hash a file, or trust what is known of it while size and times are the same.
 
     Args:
         path: the file.
-        known: what the last look returned.
+        known: what the last call returned.
 
     Returns:
         ``[sha256, size, mtime, ctime]``, None if there is no such file. Times are 0 where the file was so young that
@@ -129,11 +52,16 @@ def look(path: Path, known: list | None) -> list | None:
     if known and known[1:] == times:
         return known
     now = time.time_ns()
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
+    content = file_digest(path)
     settled = max(times[1:]) < now - TICK_NS
     entry = [content, times[0], *(times[1:] if settled else (0, 0))]
     return known if known and known[0] == content and not settled else entry
+
+
+def hash_files(files: Iterable[Path], base: Path, known: dict[str, list]) -> dict[str, list]:
+    """Hash many files as :func:`hash_file` does; keys are paths relative to ``base``."""
+    entries = {key: hash_file(file, known.get(key)) for file in files for key in [os.path.relpath(file, base)]}
+    return {key: entry for key, entry in entries.items() if entry is not None}
 
 
 def files_under(patterns: Iterable[str], base: Path) -> list[Path]:
@@ -151,17 +79,6 @@ def _hidden(file: Path, top: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(top.parent).parts)
 
 
-def look_all(files: Iterable[Path], base: Path, known: dict[str, list]) -> dict[str, list]:
-    """``look`` at many files; keys are relative to ``base``."""
-    found = {}
-    for file in files:
-        key = os.path.relpath(file, base)
-        entry = look(file, known.get(key))
-        if entry is not None:
-            found[key] = entry
-    return found
-
-
 # --- stamps -----------------------------------------------------------------------------------------------------------
 
 
@@ -174,17 +91,6 @@ def read_stamp(path: Path) -> dict | None:
         return None
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".part-{path.name}-{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def results_digest(stamp: dict | None) -> str:
     """One hash for all that a step made, the executed notebook aside; empty if it has not run."""
     if stamp is None:
@@ -192,31 +98,51 @@ def results_digest(stamp: dict | None) -> str:
     return digest(json.dumps({path: entry[0] for path, entry in sorted(stamp["outputs"].items())}))
 
 
-def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tuple[dict, dict[str, list]]:
+def input_name(file: Path, run: Run) -> str:
+    """Name an input file as stamps do: the root and the user's folder may move, what lies in them counts."""
+    full, root, data = (Path(os.path.abspath(path)) for path in (file, run.root, run.data or run.root))
+    if full.is_relative_to(root):
+        return full.relative_to(root).as_posix()
+    if full.is_relative_to(data):
+        return f"{data.name}/{full.relative_to(data).as_posix()}"
+    return os.path.relpath(full, run.repository)
+
+
+def parameters_of(step: Step, run: Run) -> dict[str, Any]:
+    """All values a step's notebook is called with; paths are relative so that results name no machine."""
+    source = step.source(run)
+    known = fingerprints.read_notebook(source).parameters
+    root = os.path.relpath(Path(run.root).resolve(), source.parent.resolve())
+    data = str(Path(run.data).resolve()) if run.data else ""
+    common = {"profile": run.profile, "root": root, "data": data}
+    return {name: value for name, value in common.items() if name in known} | step.parameters
+
+
+def current_inputs(step: Step, run: Run, known_files: dict[str, list]) -> tuple[dict, dict[str, list]]:
     """Hash all that a step's results depend on.
 
     Args:
         step: the step.
-        place: where it runs.
-        known_files: what the last look at its input files returned.
+        run: where it runs.
+        known_files: what is known of its input files.
 
     Returns:
         The hashes by kind (``cells``, ``modules``, ``profile``, ``parameters``, ``lock``, ``files``, ``upstream``), and
-        the new look at the input files.
+        what is known of the input files now.
     """
-    notebook = fingerprints.read_notebook(place.notebook(step))
-    parameters = place.parameters(step)
+    notebook = fingerprints.read_notebook(step.source(run))
+    parameters = parameters_of(step, run)
     trees = notebook.trees()
-    modules = module_files(trees, place.repository)
+    modules = module_files(trees, run.repository)
     chains = fingerprints.profile_keys(trees, notebook.parameters | parameters)
-    profile = parameters.get("profile", place.profile)  # a page for students may try itself on a smaller one
-    profile_file = place.repository / "notebooks" / "profiles" / f"{profile}.yaml"
-    lock = place.repository / "requirements-lock.txt"
+    profile = parameters.get("profile", run.profile)  # a page for students may try itself on a smaller one
+    profile_file = run.repository / "notebooks" / "profiles" / f"{profile}.yaml"
+    lock = run.repository / "requirements-lock.txt"
     files = {}
-    for file in files_under(step.inputs, place.repository):
-        entry = look(file, known_files.get(place.name(file)))
+    for file in files_under(step.inputs, run.repository):
+        entry = hash_file(file, known_files.get(input_name(file, run)))
         if entry is not None:
-            files[place.name(file)] = entry
+            files[input_name(file, run)] = entry
     hashes = {
         "cells": fingerprints.code_cells(notebook),
         "modules": {name: hash_module(file) for name, file in modules.items()},
@@ -225,7 +151,7 @@ def current_inputs(step: Step, place: Place, known_files: dict[str, list]) -> tu
         "parameters": {name: value for name, value in parameters.items() if name not in ("root", "data")},
         "lock": hash_small(lock) if lock.is_file() else "",
         "files": {path: entry[0] for path, entry in files.items()},
-        "upstream": {name: results_digest(read_stamp(place.stamp(name))) for name in step.after},
+        "upstream": {name: results_digest(read_stamp(run.stamp(name))) for name in step.after},
     }
     return hashes, files
 
@@ -284,45 +210,45 @@ def _beyond(cells: list, others: list) -> list[str]:
     return found
 
 
-def judge(step: Step, place: Place) -> Verdict:
+def judge(step: Step, run: Run) -> Verdict:
     """Compare a step's stamp with what is there now, its upstream steps taken as they are."""
-    stamp = read_stamp(place.stamp(step.name))
+    stamp = read_stamp(run.stamp(step.name))
     if stamp is None:
-        return _failure(step, place) or Verdict("missing", "has not run yet")
-    inputs, files = current_inputs(step, place, stamp["files"])
+        return _failure(step, run) or Verdict("missing", "has not run yet")
+    inputs, files = current_inputs(step, run, stamp["files"])
     reason = difference(stamp["inputs"], inputs)
     if reason:
-        return _failure(step, place) or Verdict("stale", reason)
+        return _failure(step, run) or Verdict("stale", reason)
     seen = {}
     for path, entry in stamp["outputs"].items():
-        now = look(place.root / path, entry)
+        now = hash_file(Path(run.root) / path, entry)
         if now is None or now[0] != entry[0]:
             return Verdict("stale", f"{path} {'is missing' if now is None else 'was changed since'}")
         seen[path] = now
-    book = look(place.executed(step.name), stamp["notebook"])
+    book = hash_file(run.executed(step.name), stamp["notebook"])
     if book is None or book[0] != stamp["notebook"][0]:
         return Verdict("stale", f"its executed notebook {'is missing' if book is None else 'was changed since'}")
     if (files, seen, book) != (stamp["files"], stamp["outputs"], stamp["notebook"]):
-        with contextlib.suppress(OSError):  # only times changed; remembering them saves the next look
-            write_json(place.stamp(step.name), stamp | {"files": files, "outputs": seen, "notebook": book})
-    if stamp["prose"] != fingerprints.prose(fingerprints.read_notebook(place.notebook(step))):
+        with contextlib.suppress(OSError):  # only times changed; remembering them saves hashing them next time
+            write_json(run.stamp(step.name), stamp | {"files": files, "outputs": seen, "notebook": book})
+    if stamp["prose"] != fingerprints.prose(fingerprints.read_notebook(step.source(run))):
         return Verdict("prose", "only prose changed")
     return Verdict("fresh")
 
 
-def _failure(step: Step, place: Place) -> Verdict | None:
+def _failure(step: Step, run: Run) -> Verdict | None:
     try:
-        record = json.loads(place.failed(step.name).with_suffix(".json").read_text(encoding="utf-8"))
-        return Verdict("failed", f"{record['error']} (see {os.path.relpath(place.failed(step.name))})")
+        record = json.loads(run.failed(step.name).with_suffix(".json").read_text(encoding="utf-8"))
+        return Verdict("failed", f"{record['error']} (see {os.path.relpath(run.failed(step.name))})")
     except (OSError, ValueError, KeyError):
         return None
 
 
-def judge_all(steps: Iterable[Step], place: Place) -> dict[str, Verdict]:
+def judge_all(steps: Iterable[Step], run: Run) -> dict[str, Verdict]:
     """Judge every step; one that waits for another that must run is ``waiting``: it may turn out to be fresh."""
     verdicts: dict[str, Verdict] = {}
     for step in steps:
-        verdict = judge(step, place)
+        verdict = judge(step, run)
         busy = [name for name in step.after if verdicts[name].state not in ("fresh", "prose")]
         if busy and verdict.state in ("fresh", "prose"):
             verdict = Verdict("waiting", f"{', '.join(busy[:3])} must run first")
@@ -330,18 +256,18 @@ def judge_all(steps: Iterable[Step], place: Place) -> dict[str, Verdict]:
     return verdicts
 
 
-def manifest_is_true(steps: Iterable[Step], place: Place) -> bool:
+def manifest_is_true(steps: Iterable[Step], run: Run) -> bool:
     """Whether ``manifest.json`` lists what the steps made, byte for byte as their stamps know it."""
     try:
-        listed = json.loads((place.results / "manifest.json").read_text(encoding="utf-8"))["files"]
+        listed = json.loads((run.results / "manifest.json").read_text(encoding="utf-8"))["files"]
         for step in steps:
-            stamp = read_stamp(place.stamp(step.name)) or {}
-            made = {place.root / path: entry[0] for path, entry in stamp["outputs"].items()}
-            made[place.executed(step.name)] = stamp["notebook"][0]
+            stamp = read_stamp(run.stamp(step.name)) or {}
+            made = {Path(run.root) / path: entry[0] for path, entry in stamp["outputs"].items()}
+            made[run.executed(step.name)] = stamp["notebook"][0]
             for path, content in made.items():
-                if not path.is_relative_to(place.results):
+                if not path.is_relative_to(run.results):
                     continue
-                if listed[path.relative_to(place.results).as_posix()]["sha256"] != content:
+                if listed[path.relative_to(run.results).as_posix()]["sha256"] != content:
                     return False
         return True
     except (OSError, ValueError, KeyError, TypeError):

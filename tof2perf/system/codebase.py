@@ -1,18 +1,14 @@
 """Find the modules of the package that a piece of code imports, and hash them with their data files."""
 
 import ast
-import hashlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tof2perf.system.files import digest
+
 PACKAGE = "tof2perf"
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def digest(content: bytes | str) -> str:
-    """SHA-256 as hexadecimal text."""
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 @cache

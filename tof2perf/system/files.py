@@ -1,19 +1,32 @@
-"""Writing: one run at a time in a folder, and every file whole or not at all.
+"""Write every file whole or not at all, keep a folder to one run, make links, hash files.
 
-A file is written under a temporary name, then moved; the same content gives the same bytes.
+A file is written under a temporary name beside it, ``.NAME.xxxxxxxx.part``, then moved. The same content gives the same
+bytes.
 """
 
+import contextlib
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NOT_ALLOWED = "give yourself the right to write there (chmod u+w), or choose another folder"
+REMEDIES = {
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.EROFS: _NOT_ALLOWED,
+    errno.ENOSPC: "make room there or choose another folder",
+    errno.EDQUOT: "make room there or choose another folder",
+    errno.EFBIG: "make room there or choose another folder",
+}
 
 
 class WriteError(OSError):
@@ -23,14 +36,25 @@ class WriteError(OSError):
     """
 
 
-@contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
+def digest(content: bytes | str) -> str:
+    """SHA-256 as hexadecimal text."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
-    With ``shared`` any number of runs may write at once, each its own files, and only one without it is refused.
 
-    The lock belongs to the open folder: it needs no file, and it ends with the process, however that ends. A file
-    system that knows no locks (some network ones) is written to without; every single file is still written whole.
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, however large."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(folder: Path, *, shared: bool = False) -> tuple[int, bool]:
+    """Lock a folder for this process and those that inherit the handle; it is made if need be.
+
+    The lock belongs to the open folder: it needs no file, and it ends with the last process that holds it, however that
+    ends.
+
+    Returns:
+        The open folder, which the caller closes, and whether it is locked: some network file systems know no locks.
 
     Raises:
         WriteError: another run holds the folder, or it cannot be made.
@@ -39,44 +63,75 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise WriteError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
+        raise _write_error(error, f"{folder}: cannot be written to") from None
     try:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WriteError(
-                f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
-            ) from None
-        except OSError:
-            pass
-        else:
-            for leftover in [] if shared else folder.glob(".*.part"):
-                leftover.unlink(missing_ok=True)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise WriteError(
+            f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
+        ) from None
+    except OSError:
+        return handle, False
+    return handle, True
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
+
+    With ``shared`` any number of runs may write at once, each its own files, and only one without it is refused.
+
+    Raises:
+        WriteError: another run holds the folder, or it cannot be made.
+    """
+    handle, held = lock(folder, shared=shared)
+    try:
+        if held and not shared:
+            remove_drafts([folder])
         yield
     finally:
         os.close(handle)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place only if the block succeeds."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place only if the block succeeds.
+
+    Raises:
+        WriteError: the system refused to write.
+    """
     path = Path(path)
-    temporary = None
+    draft = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        draft = Path(name)
+        yield draft
+        draft.chmod(0o644)
+        os.replace(draft, path)
     except OSError as error:
-        raise WriteError(
-            f"{path}: cannot be written ({error.strerror or error}); make room there or choose another folder"
-        ) from None
+        raise _write_error(error, f"{path}: cannot be written") from None
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+
+
+def _write_error(error: OSError, problem: str) -> WriteError:
+    remedy = REMEDIES.get(error.errno or 0, "choose another folder")
+    return WriteError(f"{problem} ({error.strerror or error}); {remedy}")
+
+
+def remove_drafts(paths: Iterable[Path], *, below: bool = False) -> None:
+    """Remove what killed writers left half-written: of files, in folders, or ``below`` them."""
+    for path in paths:
+        if not path.is_dir():
+            found = path.parent.glob(f".{path.name}.*.part")
+        else:
+            found = path.rglob(".*.part") if below else path.glob(".*.part")
+        for draft in found:
+            draft.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:
@@ -106,7 +161,7 @@ def link(source: Path, target: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes atomically."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
