@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.made_up_head import MOTION, SETTINGS, head, images, path_of
+from helpers.made_up_head import COHORT, MOTION, SETTINGS, head, images, path_of
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import inv_ornt_aff
 from scipy import ndimage
@@ -97,7 +97,7 @@ def weights(tmp_path_factory):
 
 def prepared(folder, out):
     """Preprocess the patient; the volumes by name, as stored."""
-    preprocess.preprocess_patient(folder, PATIENT, out, settings=COARSE)
+    preprocess.preprocess_patient(folder, PATIENT, out, cohort=COHORT, settings=COARSE)
     return {name: nib.load(layout.preprocessed_path(out, PATIENT, name)) for name in NAMES}
 
 

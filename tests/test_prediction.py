@@ -11,7 +11,7 @@ import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.made_up_head import SETTINGS, images, write
+from helpers.made_up_head import COHORT, SETTINGS, images, write
 from helpers.tiny_model import write_model
 
 from tof2perf.__main__ import main
@@ -43,7 +43,7 @@ def root(tmp_path_factory):
     write_text(folder / "participants.tsv", "participant_id\tsplit\nsub-0001\ttrain\n")
     write_json(folder / "dataset_description.json", {"Name": "acute", "GeneratedBy": [{"Name": "tof2perf.phantom"}]})
     out = root / "data" / "preprocessed" / "smoke" / "acute"
-    preprocess.preprocess_cohort(folder, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(folder, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     for number, name in enumerate(MAPS):
         write_model(root / "results" / "smoke" / "models" / f"acute_{name}", name, seed=number)
     return root

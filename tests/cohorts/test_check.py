@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from helpers.own_data import MAP_AFFINE, MAP_SHAPE, TOF_AFFINE, TOF_SHAPE, brain, snapshot, write_patient, write_series
 
-from tof2perf.cohorts import check, layout, workspace
+from tof2perf.cohorts import check, layout, map_values, workspace
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
 from tof2perf.system.files import write_json, write_table
@@ -119,11 +120,6 @@ def store_flipped(folder):
         nib.save(nib.Nifti1Image(values[::-1].astype(np.float32), affine), path)
 
 
-def flip_voxels(folder):
-    for path in [layout.map_path(folder, WHO, name) for name in MAPS]:
-        change(path, lambda values: values[::-1])
-
-
 def copy_patient(folder):
     for path in (folder / "sub-0001" / "anat").iterdir():
         raw = gzip.decompress(path.read_bytes())  # other bytes on disk, the same voxels
@@ -185,7 +181,6 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
         lambda f: place(tmax(f), MAP_AFFINE, qform=mirrored(MAP_AFFINE, MAP_SHAPE)), "tmax", "left and right", True
     ),
     "flipped storage": (store_flipped, "tmax", "stored the other way round", False),
-    "flipped voxels": (flip_voxels, "tmax", "looks mirrored", False),
     "empty mask": (lambda f: change(layout.brain_mask_path(f, WHO), np.zeros_like), "brain", "mask is empty", True),
     "mask off the head": (
         lambda f: place(layout.brain_mask_path(f, WHO), shifted(TOF_AFFINE, 80)), "brain", "off the head", True
@@ -268,9 +263,10 @@ def test_a_healthy_title_of_software_is_no_name(folder):
 @pytest.mark.parametrize(("name", "factor"), [("tmax", 1e3), ("mtt", 1e3), ("ttp", 1e3), ("cbf", 1 / 6000)])
 def test_the_remedy_for_a_wrong_unit_undoes_it(name, factor, rng):
     values = np.abs(rng.normal({"cbf": 45.0}.get(name, 5.0), 1.0, 500))
-    assert check.check_unit(name, values) == []
-    ((_, remedy),) = check.check_unit(name, values * factor)
-    assert check.check_unit(name, values * factor * float(remedy.split()[-1])) == []
+    path = Path("map.nii.gz")
+    assert map_values.find_unit(name, values, path) == []
+    (finding,) = map_values.find_unit(name, values * factor, path)
+    assert map_values.find_unit(name, values * factor * float(finding.remedy.split()[-1]), path) == []
 
 
 def test_the_command_reports_in_one_table_and_drops_on_request(folder, tmp_path, capsys):
@@ -284,12 +280,12 @@ def test_the_command_reports_in_one_table_and_drops_on_request(folder, tmp_path,
     assert "4 patients, 1 cannot be used" in lines[-1]
     assert check.main([*words, "--drop"]) == 0
     assert "left out: acute/sub-0002" in capsys.readouterr().out
-    here = workspace.Workspace("smoke", tmp_path, str(folder.parent))
-    assert list(workspace.read_dropped(here.dropped, "acute")) == ["sub-0002"]
+    run = workspace.Workspace("smoke", tmp_path, str(folder.parent))
+    assert list(workspace.read_dropped(run.dropped, "acute")) == ["sub-0002"]
     shutil.copy(layout.tof_path(folder, "sub-0001"), layout.tof_path(folder, WHO))
     change(layout.tof_path(folder, WHO), lambda values: values + 1)
     assert check.main([*words, "--drop"]) == 0
-    assert not here.dropped.exists()
+    assert not run.dropped.exists()
 
 
 def test_an_unknown_cohort_is_one_line(folder, capsys):

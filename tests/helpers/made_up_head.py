@@ -7,9 +7,10 @@ from scipy.spatial.transform import Rotation
 
 from tof2perf.cohorts import layout
 from tof2perf.maps import MAPS
-from tof2perf.profiles import PreprocessingProfile
+from tof2perf.profiles import CohortProfile, PreprocessingProfile
 from tof2perf.volumes.nifti import write_volume
 
+COHORT = CohortProfile(train=1, validation=1, test=1)
 SETTINGS = PreprocessingProfile(shape=(20, 24, 12), skull_strip="auto", n4_mm=12.0, registration_mm=5.0)
 WAVES = np.random.default_rng(1).normal(0, 0.12, (12, 3))  # rad/mm: structure of about 5 cm, finer than a coil's bias
 MOTION = from_matvec(Rotation.from_euler("xyz", (3, -4, 5), degrees=True).as_matrix(), (3.0, -2.0, 4.0))

@@ -203,7 +203,7 @@ def test_disk_is_that_of_a_real_cohort(tmp_path):
     folder, prepared = here.cohort("acute"), here.preprocessed("acute")
     # Other patients than the timed ones, which had the profile's seed.
     simulate_cohort(folder, "acute", cohort=few, phantom=smoke.phantom, seed=smoke.seed + 1, jobs=1)
-    preprocess_patient(folder, "sub-0002", prepared, settings=smoke.preprocessing)
+    preprocess_patient(folder, "sub-0002", prepared, cohort=smoke.cohorts["acute"], settings=smoke.preprocessing)
     counts = {"acute": {"train": 1, "validation": 1, "test": 1}}
     simulate, preprocess, *_ = plan_steps(smoke, rates, TWO_CORES, counts)
     for place, planned_gb, planned_files in (

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from helpers.made_up_head import MOTION, SETTINGS, grid, images, path_of, scan, write
+from helpers.made_up_head import COHORT, MOTION, SETTINGS, grid, images, path_of, scan, write
 from nibabel.affines import apply_affine, from_matvec
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 from scipy import ndimage
@@ -125,7 +125,7 @@ def test_a_smooth_bias_is_divided_out(rng):
 
 
 def test_maps_land_where_the_tof_shows_the_same_tissue(source, tmp_path):
-    quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", settings=SETTINGS)
+    quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
     mask = nifti.read_volume(layout.preprocessed_path(tmp_path / "out", "sub-0001", "mask"))
     inside = mask.get_fdata() > 0
     tissue, _, _ = scan(mask.affine, mask.shape)
@@ -150,7 +150,7 @@ def test_brain_without_maps_is_left_out_of_the_mask(source, tmp_path, rng):
     for name in MAPS:
         np.asarray(parts[name].dataobj)[:, :, :13] = 0
     write(source, "sub-0001", parts)
-    quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", settings=SETTINGS)
+    quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
     mask = nifti.read_volume(layout.preprocessed_path(tmp_path / "out", "sub-0001", "mask")).get_fdata()
     assert quality["coverage"] < 0.8
     assert not mask[:, :, :4].any()
@@ -190,7 +190,7 @@ def broken(case, folder, patient, parts):
 def test_a_bad_file_is_named_in_one_line_and_nothing_is_written(source, tmp_path, rng, case):
     path = broken(case, source, "sub-0002", images(rng))
     with pytest.raises(nifti.CohortError) as caught:
-        preprocess.preprocess_patient(source, "sub-0002", tmp_path / "out", settings=SETTINGS)
+        preprocess.preprocess_patient(source, "sub-0002", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
     message = str(caught.value)
     assert str(path) in message and "sub-0002" in message
     assert "\n" not in message and ";" in message  # what is wrong; what to do
@@ -200,7 +200,7 @@ def test_a_bad_file_is_named_in_one_line_and_nothing_is_written(source, tmp_path
 def test_a_missing_map_is_found_before_any_work_starts(source, tmp_path):
     path_of(source, "sub-0002", "ttp").unlink()
     with pytest.raises(nifti.CohortError, match="sub-0002"):
-        preprocess.preprocess_cohort(source, tmp_path / "out", settings=SETTINGS, jobs=1)
+        preprocess.preprocess_cohort(source, tmp_path / "out", cohort=COHORT, settings=SETTINGS, jobs=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -210,13 +210,13 @@ def test_maps_of_another_region_are_refused(source, tmp_path, rng):
         np.asarray(parts[name].dataobj)[:, :, :18] = 0
     write(source, "sub-0001", parts)
     with pytest.raises(nifti.CohortError, match=r"cover \d+% of the brain"):
-        preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", settings=SETTINGS)
+        preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
 
 
 def test_an_unknown_skull_strip_names_the_known_ones(source, tmp_path):
     settings = dataclasses.replace(SETTINGS, skull_strip="bet2")
     with pytest.raises(nifti.CohortError, match=r"bet2.*synthstrip"):
-        preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", settings=settings)
+        preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=settings)
 
 
 # --- the cohort ------------------------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ def test_an_unknown_skull_strip_names_the_known_ones(source, tmp_path):
 
 def test_one_worker_and_two_write_the_same_bytes(source, tmp_path):
     first, second = tmp_path / "one" / "run" / "acute", tmp_path / "two" / "run" / "acute"
-    one = preprocess.preprocess_cohort(source, first, settings=SETTINGS, jobs=1)
-    two = preprocess.preprocess_cohort(source, second, settings=SETTINGS, jobs=2)
+    one = preprocess.preprocess_cohort(source, first, cohort=COHORT, settings=SETTINGS, jobs=1)
+    two = preprocess.preprocess_cohort(source, second, cohort=COHORT, settings=SETTINGS, jobs=2)
     pd.testing.assert_frame_equal(one, two)
     assert contents(first) == contents(second)
     assert (first / "participants.tsv").read_bytes() == (source / "participants.tsv").read_bytes()
@@ -249,29 +249,31 @@ def test_the_bias_field_does_not_depend_on_the_number_of_threads(rng):
 
 def test_only_what_changed_or_is_incomplete_is_done_again(source, tmp_path, monkeypatch, rng):
     out = tmp_path / "out"
-    first = preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    first = preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     done = []
     real = space.register
     monkeypatch.setattr(space, "register", lambda *a, **k: done.append(1) or real(*a, **k))
-    pd.testing.assert_frame_equal(preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1), first)
+    pd.testing.assert_frame_equal(
+        preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1), first
+    )
     assert len(done) == 0
     layout.preprocessed_path(out, "sub-0001", "cbv").unlink()
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert len(done) == 1
     write(source, "sub-0002", images(rng))
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert len(done) == 2
-    preprocess.preprocess_cohort(source, out, settings=dataclasses.replace(SETTINGS, n4_mm=14.0), jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=dataclasses.replace(SETTINGS, n4_mm=14.0), jobs=1)
     assert len(done) == 4
 
 
 def test_other_code_with_the_same_numbers_makes_the_same_files(source, tmp_path, monkeypatch):
     """So that a comment in it retrains nothing: what depends on the code's text is hidden, and no result."""
     out, done = tmp_path / "out", []
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     before = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
-    monkeypatch.setattr(preprocess, "_digest", lambda *arguments: done.append(1) or "of other code")
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    monkeypatch.setattr(preprocess, "fingerprint", lambda *arguments: done.append(1) or "of other code")
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert len(done) == 2
     assert {path.read_text() for path in out.glob(".*_made-from")} == {"of other code"}
     assert {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")} == before
@@ -281,7 +283,7 @@ def test_what_the_training_tofs_were_like_is_kept_and_the_test_patients_do_not_e
     parts = images(rng)
     tof = parts["tof"].slicer[:, :, 3:27]
     write(source, "sub-0002", parts | {"tof": tof})  # a test patient with a shorter field of view
-    table = preprocess.preprocess_cohort(source, tmp_path / "run" / "acute", settings=SETTINGS, jobs=1)
+    table = preprocess.preprocess_cohort(source, tmp_path / "run" / "acute", cohort=COHORT, settings=SETTINGS, jobs=1)
     record = json.loads((tmp_path / "run" / "acute" / RECORD).read_text())
     assert (record["run"], record["cohort"], record["patients"]) == ("run", "acute", 1)
     assert record["settings"] == json.loads(json.dumps(dataclasses.asdict(SETTINGS)))
@@ -307,8 +309,8 @@ def install(folder, monkeypatch, script):
 def test_synthstrip_is_used_where_it_is_installed(source, tmp_path, monkeypatch):
     given = path_of(source, "sub-0001", "brain").rename(tmp_path / "brain.nii.gz")
     install(tmp_path, monkeypatch, f'#!/bin/sh\n[ "$1 $3" = "-i -m" ] && cp {given} "$4"\n')
-    quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", settings=SETTINGS)
-    other = preprocess.preprocess_patient(source, "sub-0002", tmp_path / "out", settings=SETTINGS)
+    quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
+    other = preprocess.preprocess_patient(source, "sub-0002", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
     assert quality["skull_strip"] == "synthstrip"
     assert other["skull_strip"] == "given"  # a mask that the user gives comes before any tool
     assert quality["brain_ml"] == other["brain_ml"]
@@ -348,10 +350,12 @@ def test_a_window_takes_the_place_of_bias_correction_and_registration(tmp_path, 
     known = {name: image for name, image in parts.items() if name not in ("ttp", "brain")}
     write(folder, "sub-0001", known)
     layout.tof_path(folder, "sub-0001").rename(layout.input_path(folder, "sub-0001", "cta"))
-    choices = {"maps": ("tmax", "cbf", "cbv", "mtt"), "modality": "cta", "intensity": (200.0, 600.0)}
+    cohort = dataclasses.replace(
+        COHORT, maps=("tmax", "cbf", "cbv", "mtt"), input="cta", intensity=(200.0, 600.0), registration="none"
+    )
     settings = dataclasses.replace(SETTINGS, skull_strip="maps")
     out = tmp_path / "out"
-    found = preprocess.preprocess_patient(folder, "sub-0001", out, settings=settings, registration="none", **choices)
+    found = preprocess.preprocess_patient(folder, "sub-0001", out, cohort=cohort, settings=settings)
     assert found["rotation_deg"] == found["translation_mm"] == found["mutual_information"] == 0
     assert found["skull_strip"] == "maps"
     tof, mask = (
@@ -377,13 +381,13 @@ def test_a_given_lesion_moves_with_the_maps(tmp_path, source):
     values = np.asarray(tmax.dataobj)
     write_volume(lesion, values > 1.6, tmax.affine)
     out = tmp_path / "out"
-    preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
+    preprocess.preprocess_patient(source, "sub-0001", out, cohort=COHORT, settings=SETTINGS)
     image = nib.load(layout.preprocessed_path(out, "sub-0001", "lesion"))
     found = np.asarray(image.dataobj) > 0
     moved = nifti.read_volume(layout.preprocessed_path(out, "sub-0001", "tmax")).get_fdata()
     assert found.any() and moved[found].mean() > 1.55 > moved[(moved > 0) & ~found].mean()
     write_volume(lesion, np.zeros(values.shape, bool), tmax.affine)  # someone has looked and found none
-    preprocess.preprocess_patient(source, "sub-0001", out, settings=SETTINGS)
+    preprocess.preprocess_patient(source, "sub-0001", out, cohort=COHORT, settings=SETTINGS)
     assert not np.asarray(nib.load(layout.preprocessed_path(out, "sub-0001", "lesion")).dataobj).any()
 
 
@@ -391,5 +395,5 @@ def test_a_session_is_a_sample_of_its_own(tmp_path, rng):
     folder, out = tmp_path / "cohort", tmp_path / "out"
     write(folder, "sub-0001_ses-02", images(rng))
     assert layout.list_patients(folder) == ["sub-0001_ses-02"]
-    preprocess.preprocess_patient(folder, "sub-0001_ses-02", out, settings=SETTINGS)
+    preprocess.preprocess_patient(folder, "sub-0001_ses-02", out, cohort=COHORT, settings=SETTINGS)
     assert (out / "sub-0001_ses-02_tmax.nii.gz").is_file()

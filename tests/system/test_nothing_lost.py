@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.made_up_head import SETTINGS, images, write
+from helpers.made_up_head import COHORT, SETTINGS, images, write
 from helpers.tiny_model import write_model
 
 from tof2perf.cohorts import layout, workspace
@@ -27,9 +27,9 @@ PATIENTS = ("sub-0001", "sub-0002", "sub-0003")
 PREPROCESS = """
 import sys
 from pathlib import Path
-from helpers.made_up_head import SETTINGS
+from helpers.made_up_head import COHORT, SETTINGS
 from tof2perf.preprocessing import preprocess
-preprocess.preprocess_cohort(Path(sys.argv[1]), Path(sys.argv[2]), settings=SETTINGS, jobs=1)
+preprocess.preprocess_cohort(Path(sys.argv[1]), Path(sys.argv[2]), cohort=COHORT, settings=SETTINGS, jobs=1)
 """
 # Ends the process as a power cut would, when the given file is about to take its place.
 KILLED = """
@@ -96,7 +96,7 @@ def source(tmp_path_factory):
 def finished(source, tmp_path_factory):
     """The cohort preprocessed in one go."""
     out = tmp_path_factory.mktemp("finished") / "run" / "acute"
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     return out
 
 
@@ -113,7 +113,7 @@ def scan_of(source):
 
 def test_originals_are_only_read(source, model, tmp_path):
     before, weights = seen(source), seen(model)
-    preprocess.preprocess_cohort(source, tmp_path / "run" / "acute", settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, tmp_path / "run" / "acute", cohort=COHORT, settings=SETTINGS, jobs=1)
     tof, brain = scan_of(source)
     predict(tof, model, tmp_path / "maps", brain_mask=brain, progress=False)
     assert seen(source) == before and seen(model) == weights
@@ -137,7 +137,7 @@ def test_preprocessing_that_was_killed_goes_on_and_ends_with_the_same_bytes(sour
     assert [path for path in out.iterdir() if path.name.endswith(".part")]  # half a file, under no name of a result
     assert not (out / last.strip("/")).exists()
     kept = seen(out)
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert contents(out) == contents(finished)
     first = [f"sub-0001_{name}" for name in ("tof.nii.gz", "tmax.nii.gz", "qc.json")]
     assert all(seen(out)[name] == kept[name] for name in first)  # not made again
@@ -145,9 +145,9 @@ def test_preprocessing_that_was_killed_goes_on_and_ends_with_the_same_bytes(sour
 
 def test_running_twice_changes_no_file(source, tmp_path):
     out = tmp_path / "run" / "acute"
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     once = contents(out)
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert contents(out) == once
 
 
@@ -165,7 +165,7 @@ def test_a_volume_for_which_there_is_no_room_is_one_clear_line_and_no_file(sourc
     assert str(out / "sub-0001_tof.nii.gz") in error
     assert "cannot be written (File too large); make room there or choose another folder" in error
     assert not any(out.iterdir())
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert contents(out) == contents(finished)
 
 
@@ -204,7 +204,7 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(so
     try:
         assert first.stdout.readline() == "held\n"
         with pytest.raises(WriteError, match="another run is writing here; wait until it has ended"):
-            preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+            preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
         done = subprocess.run(command(source, model, out), cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(f"error: {out}: another run is writing here")
@@ -212,7 +212,7 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(so
     finally:
         first.kill()  # however the first one ends, nothing stays behind that must be removed by hand
         first.communicate()
-    preprocess.preprocess_cohort(source, out, settings=SETTINGS, jobs=1)
+    preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     assert contents(out) == contents(finished)
 
 

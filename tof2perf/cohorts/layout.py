@@ -3,14 +3,14 @@
 A patient is ``sub-XXXX``, or ``sub-XXXX_ses-YY`` if there are several sessions: each session is a sample of its own.
 """
 
+import os
 from pathlib import Path
 
-from tof2perf.maps import MAPS
-from tof2perf.volumes.nifti import CohortError
+from tof2perf.profiles import CohortProfile
 
 
 def list_patients(folder: Path) -> list[str]:
-    """Everyone who has a folder, in or beside the derivatives, one entry a session."""
+    """Return all patients that have a folder, in or beside the derivatives, one entry a session."""
     found = set()
     for base in (folder, *(folder / "derivatives").glob("*")):
         for person in base.glob("sub-*"):
@@ -18,7 +18,7 @@ def list_patients(folder: Path) -> list[str]:
             found |= {f"{person.name}_{session}" for session in sessions} or (
                 {person.name} if person.is_dir() else set()
             )
-    # Someone whose images lie in sessions has no others, whatever empty folders there are.
+    # A person whose images lie in sessions has no others, whatever empty folders there are.
     return sorted(name for name in found if "_" in name or not any(other.startswith(f"{name}_") for other in found))
 
 
@@ -28,9 +28,9 @@ def subject(patient: str) -> str:
 
 
 def existing(path: Path) -> Path:
-    """The file, or the same without compression where only that exists."""
+    """Return the file, or the same without compression where only that exists; a broken link counts as a file."""
     plain = path.with_name(path.name.removesuffix(".gz"))
-    return plain if not path.exists() and plain.exists() else path
+    return plain if not os.path.lexists(path) and os.path.lexists(plain) else path
 
 
 def _place(folder: Path, patient: str) -> Path:
@@ -38,9 +38,18 @@ def _place(folder: Path, patient: str) -> Path:
 
 
 def input_path(folder: Path, patient: str, modality: str = "tof") -> Path:
-    """The network's input: the native TOF-MRA, or ``sub-XXXX_<modality>`` for another."""
+    """The network's input: the native TOF-MRA, or ``sub-XXXX_<modality>`` for another.
+
+    A TOF may also be called ``sub-XXXX_angio`` where that is the patient's only angiogram.
+    """
+    anat = _place(folder, patient) / "anat"
     suffix = {"tof": "acq-tof_angio"}.get(modality, modality)
-    return existing(_place(folder, patient) / "anat" / f"{patient}_{suffix}.nii.gz")
+    path = existing(anat / f"{patient}_{suffix}.nii.gz")
+    if modality == "tof" and not os.path.lexists(path):
+        found = sorted(anat.glob(f"{patient}*_angio.nii*"))
+        if len(found) == 1 and found[0].name in (f"{patient}_angio.nii", f"{patient}_angio.nii.gz"):
+            return found[0]
+    return path
 
 
 def tof_path(folder: Path, patient: str) -> Path:
@@ -74,7 +83,7 @@ def lesion_mask_path(folder: Path, patient: str) -> Path:
 
 
 def truth_path(folder: Path, patient: str, name: str) -> Path:
-    """The phantom's ground truth: a volume, or ``motion`` (JSON). Read by tests and explore pages only."""
+    """The phantom's ground truth: a volume, or ``motion`` (JSON). No step of the paper reads it."""
     suffix = ".json" if name == "motion" else ".nii.gz"
     return folder / "derivatives" / "truth" / patient / f"{patient}_desc-true_{name}{suffix}"
 
@@ -84,14 +93,21 @@ def preprocessed_path(folder: Path, patient: str, name: str) -> Path:
     return folder / f"{patient}_{name}.nii.gz"
 
 
-def require_maps(folder: Path, patient: str, maps: tuple[str, ...] = tuple(MAPS)) -> None:
-    """Check that a patient's maps exist before anything is computed.
+def file_paths(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
+    """Return where each file of a patient belongs, by role.
 
-    Raises:
-        CohortError: naming the first missing file.
+    Roles are ``tof`` (the input, whatever it is), the maps, ``dsc``, ``dscref``, ``brain`` and ``lesion``.
     """
-    for name in maps:
-        if not map_path(folder, patient, name).is_file():
-            raise CohortError(
-                f"{map_path(folder, patient, name)}: {patient} has no {name} map; provide it or drop the patient"
-            )
+    return {
+        "tof": input_path(folder, patient, cohort.input),
+        **{name: map_path(folder, patient, name) for name in cohort.maps},
+        "dsc": dsc_path(folder, patient),
+        "dscref": dscref_path(folder, patient),
+        "brain": brain_mask_path(folder, patient),
+        "lesion": lesion_mask_path(folder, patient),
+    }
+
+
+def find_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
+    """Return the files that a patient has, compressed or not, by role as in :func:`file_paths`; links may be broken."""
+    return {role: path for role, path in file_paths(folder, patient, cohort).items() if os.path.lexists(path)}

@@ -10,15 +10,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
 
 from tof2perf.system.files import write_json, write_text
-from tof2perf.volumes.nifti import write_volume
+from tof2perf.volumes.nifti import in_mask, inspect, read_mask, write_volume
 
 MASK, TMAX = "_mask.nii.gz", "_tmax.nii.gz"
 INSTRUCTIONS = """\
@@ -157,8 +155,8 @@ def describe_edits(folder: Path, key_path: Path, exported: Path) -> list[dict[st
     masks = collect_masks(folder, key_path)
     rows: list[dict[str, str | float]] = []
     for name, case in cases.items():
-        image: Any = nib.load(Path(exported) / f"{name}{MASK}")
-        before, after = np.asarray(image.dataobj) > 0, masks[case["participant_id"], case["kind"]]
+        image = read_mask(Path(exported) / f"{name}{MASK}")
+        before, after = in_mask(image), masks[case["participant_id"], case["kind"]]
         ml = float(voxel_sizes(image.affine).prod() / 1000)
         numbers = {"preliminary": before, "removed": before & ~after, "added": after & ~before}
         rows.append({"case": name, **{f"{k}_ml": np.count_nonzero(v) * ml for k, v in numbers.items()}})
@@ -166,21 +164,16 @@ def describe_edits(folder: Path, key_path: Path, exported: Path) -> list[dict[st
 
 
 def _read_mask(path: Path, case: dict) -> np.ndarray:
-    """One mask on the grid of its case; an editor may have stored the axes in another order or direction."""
-    try:
-        image: Any = nib.load(path)
-        data = np.asarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RatingError(f"{path.name} cannot be read ({reason})") from None
+    """Read one mask on the grid of its case; an editor may have stored the axes in another order or direction."""
+    image, findings = inspect(path, constant=True)
+    if image is None:
+        raise RatingError(f"{path.name} {next(finding.problem for finding in findings if finding.fatal)}")
     affine = np.array(case["affine"])
-    if data.ndim != 3:
-        raise RatingError(f"{path.name} has {data.ndim} dimensions, a mask has 3")
     turn = orientations.ornt_transform(orientations.io_orientation(image.affine), orientations.io_orientation(affine))
-    turned = image.affine @ orientations.inv_ornt_aff(turn, data.shape)
-    data = orientations.apply_orientation(data, turn)
-    if list(data.shape) != case["shape"] or not np.allclose(turned, affine, atol=1e-2):
-        raise RatingError(f"{path.name} lies on another grid than its map ({'x'.join(map(str, data.shape))} voxels)")
-    if len(set(np.unique(data).tolist()) - {0}) > 1 or not np.isfinite(data).all() or data.min() < 0:
+    turned = image.as_reoriented(turn)
+    if list(turned.shape) != case["shape"] or not np.allclose(turned.affine, affine, atol=1e-2):
+        raise RatingError(f"{path.name} lies on another grid than its map ({'x'.join(map(str, turned.shape))} voxels)")
+    values = np.asarray(turned.dataobj)
+    if len(set(np.unique(values).tolist()) - {0}) > 1 or values.min() < 0:
         raise RatingError(f"{path.name} is no mask: it holds more than 0 and one label")
-    return data > 0
+    return in_mask(turned)

@@ -1,4 +1,4 @@
-"""Who belongs to which split: as the user's ``participants.tsv`` gives it, or drawn evenly over what matters."""
+"""The split of each patient: as the user's ``participants.tsv`` gives it, or drawn evenly over what matters."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,33 +9,15 @@ import pandas as pd
 from tof2perf.cohorts import layout
 from tof2perf.cohorts.participants import SPLITS
 from tof2perf.profiles import CohortProfile
-from tof2perf.volumes.nifti import CohortError
+from tof2perf.volumes.nifti import CohortError, Finding
 
 STRATA = ("occlusion_site", "disease", "site")  # columns of participants.tsv by which patients are spread over splits
 
 
-def read_table(folder: Path) -> pd.DataFrame | None:
-    """``participants.tsv`` as text, None if there is none.
-
-    Raises:
-        CohortError: it cannot be read, or has no column ``participant_id``.
-    """
-    path = Path(folder) / "participants.tsv"
-    if not path.is_file():
-        return None
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise CohortError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it as UTF-8 text") from None
-    if "participant_id" not in table:
-        raise CohortError(f"{path}: no column 'participant_id'; add it, values separated by tabulators")
-    return table
-
-
 def listed_patients(folder: Path, table: pd.DataFrame | None) -> list[str]:
-    """The patients to use, one entry a session: those of ``participants.tsv``, or all that have a folder without it.
+    """Return the patients to use, one entry a session: those of the table, or all that have a folder without it.
 
-    A row names a person, which stands for all sessions, or one session (``sub-XXXX_ses-YY``).
+    A row names a person, that is all sessions, or one session (``sub-XXXX_ses-YY``).
     """
     found = layout.list_patients(folder)
     if table is None:
@@ -47,7 +29,7 @@ def listed_patients(folder: Path, table: pd.DataFrame | None) -> list[str]:
 
 
 def given_splits(table: pd.DataFrame | None, patients: Collection[str]) -> dict[str, str]:
-    """Split of every patient as ``participants.tsv`` gives it; empty if it has no such column.
+    """Return the split of every patient as ``participants.tsv`` gives it; empty if it has no such column.
 
     Raises:
         CohortError: a patient without a split or with an unknown one, or a person in two.
@@ -57,22 +39,21 @@ def given_splits(table: pd.DataFrame | None, patients: Collection[str]) -> dict[
     given = table.set_index("participant_id").split
     splits: dict[str, str] = {}
     people: dict[str, str] = {}
+    path = Path("participants.tsv")
     for patient in patients:
         rows = given[given.index.isin([patient, layout.subject(patient)])]
         for split in rows:
             if split not in SPLITS:
-                raise CohortError(
-                    f"participants.tsv: {patient} has split '{split}'; use one of {', '.join(SPLITS)} for all "
-                    "patients, or remove the column to have splits drawn"
-                )
+                remedy = f"use one of {', '.join(SPLITS)} for all patients, or remove the column to have splits drawn"
+                raise Finding(path, f"{patient} has split '{split}'", remedy).error()
             if people.setdefault(layout.subject(patient), split) != split:
-                raise CohortError(f"participants.tsv: {layout.subject(patient)} is in two splits; choose one of them")
+                raise Finding(path, f"{layout.subject(patient)} is in two splits", "choose one of them").error()
         splits[patient] = people[layout.subject(patient)]
     return splits
 
 
 def strata(table: pd.DataFrame | None, patients: Collection[str], late_ml: Mapping[str, float]) -> dict[str, str]:
-    """What each person is spread by: columns of ``participants.tsv`` (:data:`STRATA`), else the quarter of late tissue.
+    """Return what each person is spread by: columns of the table (:data:`STRATA`), else the quarter of late tissue.
 
     Returns:
         Person -> stratum. A person with several sessions counts once, by the largest volume.

@@ -13,7 +13,7 @@ from tof2perf.cohorts.participants import patients_in
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
 from tof2perf.system.run import Run
-from tof2perf.volumes.nifti import CohortError, read_volume
+from tof2perf.volumes.nifti import Finding, read_volume
 
 DROPPED = ("cohort", "participant_id", "problem")  # columns of the list of patients that a check leaves out
 
@@ -130,12 +130,11 @@ def source(folder: Path) -> str:
         generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
     except FileNotFoundError:
         if not looks_like_cohort(folder):
-            raise CohortError(
-                f"{path}: missing; simulate the cohort first or give DATA=FOLDER with BIDS cohorts"
-            ) from None
+            remedy = "simulate the cohort first or give DATA=FOLDER with BIDS cohorts"
+            raise Finding(path, "missing", remedy).error() from None
         description, generators = {}, []
     except (ValueError, AttributeError) as error:
-        raise CohortError(f"{path}: not valid JSON ({error}); repair or restore the file") from None
+        raise Finding(path, f"not valid JSON ({error})", "repair or restore the file").error() from None
     if "tof2perf.phantom" in generators:
         return "simulated cohort"
     return f"own data {description.get('Name') or folder.resolve().parent.name}"

@@ -102,7 +102,9 @@ def _preprocess(sample: Profile, folder: Path, name: str, lane: int) -> dict[str
     target = folder / "full"
 
     def make(number: int) -> None:
-        preprocess_patient(here.cohort(name), patients[number], target, settings=sample.preprocessing)
+        preprocess_patient(
+            here.cohort(name), patients[number], target, cohort=sample.cohorts[name], settings=sample.preprocessing
+        )
 
     spent = _each(make, most=len(patients))
     gb, files = _on_disk(target)

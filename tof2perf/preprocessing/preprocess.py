@@ -1,12 +1,10 @@
 """Preprocessing as in the paper: skull stripping, N4, co-registration, one common grid. Originals are only read."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import joblib
 import nibabel as nib
@@ -14,20 +12,20 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from nibabel.affines import apply_affine
-from scipy import ndimage
 from tqdm.auto import tqdm
 
 from tof2perf.cohorts import layout, workspace
+from tof2perf.cohorts.made_from import fingerprint, is_made
+from tof2perf.cohorts.map_values import where_measured
 from tof2perf.cohorts.participants import read_participants
-from tof2perf.maps import MAPS, TOF_BOUNDS, denormalise, normalise
+from tof2perf.maps import TOF_BOUNDS, denormalise, normalise
 from tof2perf.preprocessing import skullstrip
 from tof2perf.preprocessing.training_range import record_inputs
-from tof2perf.profiles import PreprocessingProfile
-from tof2perf.system.codebase import code_digest
+from tof2perf.profiles import CohortProfile, PreprocessingProfile
 from tof2perf.system.files import locked, write_bytes, write_json, write_table, write_text
 from tof2perf.system.workers import tied
 from tof2perf.volumes import nifti, space
-from tof2perf.volumes.nifti import write_volume
+from tof2perf.volumes.nifti import Finding, write_volume
 
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
@@ -57,11 +55,8 @@ def preprocess_cohort(
     cohort_folder: Path,
     out_folder: Path,
     *,
+    cohort: CohortProfile,
     settings: PreprocessingProfile,
-    maps: Sequence[str] = tuple(MAPS),
-    modality: str = "tof",
-    intensity: str | tuple[float, float] = "n4",
-    registration: str = "rigid",
     jobs: int | None = None,
 ) -> pd.DataFrame:
     """Preprocess all patients of a cohort in parallel; those already done with the same inputs are left alone.
@@ -70,11 +65,8 @@ def preprocess_cohort(
         cohort_folder: BIDS folder to read.
         out_folder: folder for the preprocessed volumes, ``qc.csv``, a copy of ``participants.tsv``, and what
             :func:`tof2perf.preprocessing.training_range.record_inputs` says of the training patients.
-        settings: see :func:`preprocess_patient`.
-        maps: names of the perfusion maps.
-        modality: see :func:`preprocess_patient`, as are ``intensity`` and ``registration``.
-        intensity: what becomes of the input's values.
-        registration: whether head motion is sought.
+        cohort: see :func:`preprocess_patient`, as is ``settings``.
+        settings: of the profile.
         jobs: worker processes, one thread each; all available cores by default. Results do not depend on it.
 
     Returns:
@@ -88,23 +80,22 @@ def preprocess_cohort(
     participants = read_participants(cohort_folder)
     patients = participants.index
     for patient in patients:
-        _inputs(cohort_folder, patient, maps, modality)
+        _require_files(cohort_folder, patient, cohort)
     work = joblib.delayed(preprocess_patient)
-    choices: dict[str, Any] = {"maps": maps, "modality": modality, "intensity": intensity, "registration": registration}
     with locked(out_folder):
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
-            results = pool(work(cohort_folder, name, out_folder, settings=settings, **choices) for name in patients)
+            results = pool(work(cohort_folder, p, out_folder, cohort=cohort, settings=settings) for p in patients)
             rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
         table = pd.DataFrame(rows, index=patients)
         described = (cohort_folder / "dataset_description.json").is_file()
         trained = patients[participants.split == "train"]
         record_inputs(
             out_folder,
-            {name: layout.input_path(cohort_folder, name, modality) for name in trained},
+            {name: layout.input_path(cohort_folder, name, cohort.input) for name in trained},
             settings=settings,
             source=workspace.source(cohort_folder) if described else "a cohort without description",
-            intensity=intensity,
+            intensity=cohort.intensity,
             quality=table,
         )
         write_table(out_folder / "qc.csv", table, index=True)
@@ -117,30 +108,26 @@ def preprocess_patient(
     patient: str,
     out_folder: Path,
     *,
+    cohort: CohortProfile,
     settings: PreprocessingProfile,
-    maps: Sequence[str] = tuple(MAPS),
-    modality: str = "tof",
-    intensity: str | tuple[float, float] = "n4",
-    registration: str = "rigid",
 ) -> Quality:
     """Bring one patient's TOF and maps onto the profile's grid: the TOF's field of view in ``settings.shape`` voxels.
 
     Writes ``tof`` (the input, in medians of the patient's own brain), ``mask``, the maps (physical units) and, if
     given, ``lesion``. All are 0 outside the mask, which holds the voxels that are brain in the TOF and covered by the
-    maps. The quality control is written last, with the rigid transform found (``tof_to_dsc_mm``, 4 x 4, to a
-    nanometre), and marks a patient as complete.
+    maps; where a map is below 0 it holds no data. The quality control is written last, with the rigid transform found
+    (``tof_to_dsc_mm``, 4 x 4, to a nanometre), and marks a patient as complete.
 
     Args:
         cohort_folder: BIDS folder to read.
         patient: ``sub-XXXX``.
         out_folder: folder to write to.
+        cohort: which ``input`` and ``maps`` to read. ``intensity``: with ``n4``, bias is corrected and values are
+            divided by the median inside the brain; a window (low, high), for inputs with a unit such as CT, is mapped
+            linearly onto the range that the network sees. ``registration``: ``rigid``, or ``none`` where the maps lie
+            in the input's space already.
         settings: ``shape`` of the grid; ``skull_strip``, one of ``skullstrip.METHODS``; ``n4_mm`` and
             ``registration_mm``, the voxel sizes at which bias field and head motion are estimated.
-        maps: names of the perfusion maps.
-        modality: what the network sees, ``tof`` or the suffix of another input's file.
-        intensity: ``n4``: bias is corrected and values are divided by the median inside the brain. A window (low, high)
-            for inputs with a unit, such as CT, is mapped linearly onto the range that the network sees.
-        registration: ``rigid``, or ``none`` where the maps lie in the input's space already.
 
     Returns:
         Method used (``skull_strip``); ``brain_ml`` in the TOF; motion between TOF and DSC (``rotation_deg``, and
@@ -150,22 +137,28 @@ def preprocess_patient(
     Raises:
         CohortError: a missing or unusable file. Nothing is written then.
     """
-    paths = _inputs(cohort_folder, patient, maps, modality)
+    maps, intensity = cohort.maps, cohort.intensity
+    paths = _require_files(cohort_folder, patient, cohort)
     method = skullstrip.choose_method(settings.skull_strip, paths, magnetic=intensity == "n4")
-    digest = _digest(paths, settings, f"{method} {modality} {intensity} {registration}")
+    tools = {name: version(name) for name in ("SimpleITK", "deepbet", "scipy", "torch")}
+    choices = [list(paths), asdict(settings), method, intensity, cohort.registration, tools]
+    digest = fingerprint(__name__, paths.values(), *choices)
     # Hidden, so that it is no result: a comment in this code makes no other patients, and retrains nothing.
     record, key = out_folder / f"{patient}_qc.json", out_folder / f".{patient}_made-from"
-    outputs = {name: layout.preprocessed_path(out_folder, patient, name) for name in ("tof", "mask", *maps)}
-    if "lesion" in paths:
-        outputs["lesion"] = layout.preprocessed_path(out_folder, patient, "lesion")
-    if (quality := _finished(record, key, digest, outputs.values())) is not None:
-        return quality
+    names = ("tof", "mask", *maps, *(["lesion"] if "lesion" in paths else []))
+    outputs = {name: layout.preprocessed_path(out_folder, patient, name) for name in names}
+    if is_made(key, digest, [record, *outputs.values()]):
+        quality = json.loads(record.read_text(encoding="utf-8"))
+        return {name: value for name, value in quality.items() if name not in ("participant_id", "tof_to_dsc_mm")}
 
     # The order of storage is settled once, here; from now on only world positions count.
+    readers = {"brain": nifti.read_mask, "lesion": nifti.read_mask}
     images = {
-        name: nib.as_closest_canonical(nifti.read_volume(path)) for name, path in paths.items() if name != "lesion"
+        name: nib.as_closest_canonical(readers.get(name, nifti.read_volume)(path)) for name, path in paths.items()
     }
-    support = _support({name: images[name] for name in maps}, paths)
+    for finding in nifti.find_other_grids({name: images[name] for name in maps}, paths):
+        raise finding.error()
+    support = where_measured([np.asarray(images[name].dataobj) for name in maps])
     if method == "maps":
         images["brain"] = nib.Nifti1Image(support.astype(np.float32), images[maps[0]].affine)
     tof, brain, values, mask, affine = prepare_tof(
@@ -178,25 +171,22 @@ def preprocess_patient(
     )
     motion, information = np.eye(4), 0.0
     try:
-        if registration == "rigid":
+        if cohort.registration == "rigid":
             motion, information = space.register(tof, brain, images["dscref"], mm=settings.registration_mm)
     except RuntimeError:  # ITK's word for volumes that do not overlap
-        raise nifti.CohortError(
-            f"{paths['dscref']}: cannot be aligned with the TOF; check that both affines are in one scanner space"
-        ) from None
+        remedy = "check that both affines are in one scanner space"
+        raise Finding(paths["dscref"], "cannot be aligned with the TOF", remedy).error() from None
 
     grid = nib.Nifti1Image(values, affine)
     arrays, covered = space.resample_masked({name: images[name] for name in maps}, support, grid, motion)
     coverage = float((mask & covered).sum() / max(mask.sum(), 1))
     if coverage < SMALLEST_COVERAGE:
-        raise nifti.CohortError(
-            f"{paths[maps[0]]}: the maps cover {coverage:.0%} of the brain in the TOF; check both affines and the masks"
-        )
+        message = f"the maps cover {coverage:.0%} of the brain in the TOF"
+        raise Finding(paths[maps[0]], message, "check both affines, the masks and the maps' background").error()
     mask &= covered
     arrays = {"tof": scale_input(values, mask, intensity=intensity), "mask": mask} | arrays
     if "lesion" in paths:
-        drawn = nib.as_closest_canonical(_read_mask(paths["lesion"]))
-        arrays["lesion"] = space.resample(drawn, grid, motion) > 0.5
+        arrays["lesion"] = space.resample(images["lesion"], grid, motion) > 0.5
 
     key.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
     for name, array in arrays.items():
@@ -243,7 +233,9 @@ def prepare_tof(
     corrected = correct_bias(tof, brain, mm=settings.n4_mm) if intensity == "n4" else tof
     values, mask = space.resize_masked(np.asarray(corrected.dataobj), brain, settings.shape)
     if not mask.any():
-        raise nifti.CohortError(f"{source}: its brain is smaller than a voxel of {settings.shape}; check its affine")
+        raise Finding(
+            Path(source), f"its brain is smaller than a voxel of {settings.shape}", "check its affine"
+        ).error()
     return PreparedTof(corrected, brain, values, mask, space.resized_affine(corrected, settings.shape))
 
 
@@ -287,68 +279,21 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
     return nib.Nifti1Image(values * np.exp(-space.resize(field, values.shape)), tof.affine)
 
 
-# --- checks and small geometry ---------------------------------------------------------------------------------------
-
-
-def _support(maps: dict[str, nib.Nifti1Image], paths: dict[str, Path]) -> np.ndarray:
-    """Where the maps hold brain: any of them differs from 0, or it is a hole inside (a single map may well be 0)."""
-    first, *others = maps
-    for name in others:
-        same = maps[name].shape == maps[first].shape and np.allclose(maps[name].affine, maps[first].affine, atol=1e-3)
-        if not same:
-            raise nifti.CohortError(f"{paths[name]}: not on the grid of the {first} map; resample it to that grid")
-    return ndimage.binary_fill_holes(np.any([np.asarray(image.dataobj) != 0 for image in maps.values()], axis=0))
+# --- small parts ------------------------------------------------------------------------------------------------------
 
 
 def _angle_deg(motion: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1))))
 
 
-# --- what goes in, and what is done already --------------------------------------------------------------------------
-
-
-def _inputs(folder: Path, patient: str, maps: Sequence[str], modality: str) -> dict[str, Path]:
-    """Files of one patient by name, masks only where they are given; links are followed: errors name the original."""
-    layout.require_maps(folder, patient, tuple(maps))
-    paths = {"tof": layout.input_path(folder, patient, modality), "dscref": layout.dscref_path(folder, patient)}
-    for path in paths.values():
-        if not path.is_file():
-            raise nifti.CohortError(f"{path}: {patient} lacks this file; provide it or drop the patient")
-    for name, place in (("brain", layout.brain_mask_path), ("lesion", layout.lesion_mask_path)):
-        if (mask := place(folder, patient)).is_file():
-            paths[name] = mask
-    paths |= {name: layout.map_path(folder, patient, name) for name in maps}
-    return {name: path.resolve() for name, path in paths.items()}
-
-
-def _read_mask(path: Path) -> nib.Nifti1Image:
-    """A lesion mask as 0 and 1; unlike other images it may be empty: someone has looked and found none."""
-    try:
-        image: Any = nib.load(path)
-        data = np.asarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib raise many types for one fact: the file cannot be read
-        raise nifti.CohortError(f"{path}: cannot be read ({error}); export the file again") from None
-    if data.ndim != 3:
-        raise nifti.CohortError(f"{path}: has {data.ndim} dimensions, a mask has 3; export a single 3D image")
-    return nib.Nifti1Image((data > 0).astype(np.float32), image.affine)
-
-
-def _digest(paths: dict[str, Path], settings: PreprocessingProfile, method: str) -> str:
-    """Fingerprint of all that a result depends on: input files, settings, this code and the tools it calls."""
-    tools = {name: version(name) for name in ("SimpleITK", "deepbet", "scipy", "torch")}
-    total = hashlib.sha256(json.dumps([asdict(settings), method, tools], sort_keys=True).encode())
-    total.update(code_digest(__name__).encode())
-    for name, path in paths.items():
-        total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
-
-
-def _finished(record: Path, key: Path, digest: str, outputs: Iterable[Path]) -> Quality | None:
-    """The quality control of a patient who is complete and belongs to these inputs, else None."""
-    try:
-        same, found = key.read_text(encoding="utf-8") == digest, json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not same or not all(path.is_file() for path in outputs):
-        return None
-    return {name: value for name, value in found.items() if name not in ("participant_id", "tof_to_dsc_mm")}
+def _require_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
+    """Return a patient's files by role, masks where they are given; links are followed: errors name the original."""
+    places, files = layout.file_paths(folder, patient, cohort), layout.find_files(folder, patient, cohort)
+    files.pop("dsc", None)  # the maps are made of it already
+    for role in ("tof", *cohort.maps, "dscref"):
+        if role not in files:
+            what = {"tof": cohort.modality, "dscref": "reference volume"}.get(role, f"{role} map")
+            raise Finding(places[role], f"{patient} has no {what}", "provide it or drop the patient").error()
+    for finding in filter(None, map(nifti.find_absence, files.values())):
+        raise finding.error()
+    return {role: path.resolve() for role, path in files.items()}

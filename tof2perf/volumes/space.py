@@ -9,6 +9,8 @@ from nibabel.affines import from_matvec, voxel_sizes
 from scipy import ndimage, sparse
 
 METRIC_MARGIN_MM = 10.0  # co-registration also looks just outside the brain: its outline tells more than its inside
+LARGEST_BRAIN_ML = 2500.0  # no head is larger (assumption; the largest brains measured have about 2,000 ml)
+NO_HEAD = "no head is that large: check voxel sizes and order of the axes"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # nibabel's world axes against those of ITK
 
 
