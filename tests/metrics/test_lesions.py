@@ -66,22 +66,6 @@ def test_small_components_are_removed_and_diagonal_neighbours_are_one_component(
     assert lesions.segment(tmax, mask, VOXEL, erosion_mm=0, minimum_ml=0.03).sum() == 0
 
 
-def test_opening_removes_a_thin_bridge_but_not_the_patch(head):
-    mask, patch, tmax = head
-    bridged = tmax.copy()
-    bridged[14:28, 24, 12] = 9
-    opened = lesions.segment(bridged, mask, VOXEL, erosion_mm=3, minimum_ml=0, opening_mm=3)
-    assert not opened[22:28, 24, 12].any()
-    assert 2 * (opened & patch).sum() > 0.9 * (opened.sum() + patch.sum())
-
-
-def test_smoothing_takes_nothing_from_outside_the_brain(head):
-    mask, _, _ = head
-    flat = np.where(mask, 7.0, 0.0)
-    found = lesions.segment(flat, mask, VOXEL, erosion_mm=0, minimum_ml=0, smoothing_mm=8)
-    assert np.array_equal(found, mask)
-
-
 def test_without_a_lesion_or_a_brain_the_mask_is_empty(head):
     mask, _, tmax = head
     assert not lesions.segment(np.minimum(tmax, 5), mask, VOXEL).any()
@@ -112,22 +96,24 @@ def test_a_thousand_voxels_of_a_cubic_millimetre_are_one_millilitre():
 def test_every_stage_lies_inside_the_one_before_and_the_last_is_the_lesion(head, rng):
     mask, _, tmax = head
     noisy = np.where(mask, tmax + rng.normal(0, 2.5, tmax.shape), 20)
-    noisy[26:29, 22:25, 11:14] = 9  # 0.3 ml, not thin
-    stages = lesions.segmentation_stages(noisy, mask, VOXEL, erosion_mm=4, minimum_ml=0.5, opening_mm=2)
+    noisy[26:29, 22:25, 11:14] = 9  # 0.3 ml
+    stages = lesions.segmentation_stages(noisy, mask, VOXEL, erosion_mm=4, minimum_ml=0.5)
     assert tuple(stages) == lesions.STAGES
     before = mask
     for stage in stages.values():
         assert stage.dtype == bool and not (stage & ~before).any() and stage.sum() < before.sum()
         before = stage
-    assert np.array_equal(before, lesions.segment(noisy, mask, VOXEL, erosion_mm=4, minimum_ml=0.5, opening_mm=2))
+    assert np.array_equal(before, lesions.segment(noisy, mask, VOXEL, erosion_mm=4, minimum_ml=0.5))
 
 
-def test_the_volume_curve_falls_with_the_threshold(head, rng):
+def test_volumes_fall_with_the_threshold(head, rng):
     mask, patch, tmax = head
     graded = np.where(patch, rng.uniform(3, 14, tmax.shape), tmax)
-    curve = lesions.volume_curve(graded, mask, VOXEL, erosion_mm=0, minimum_ml=0)
-    volumes = list(curve.values())
-    assert tuple(curve) == (4.0, 6.0, 8.0, 10.0) and volumes == sorted(volumes, reverse=True) and volumes[-1] > 0
+    volumes = [
+        lesions.volume_ml(lesions.segment(graded, mask, VOXEL, threshold_s=t, erosion_mm=0, minimum_ml=0), VOXEL)
+        for t in lesions.THRESHOLDS_S
+    ]
+    assert volumes == sorted(volumes, reverse=True) and volumes[-1] > 0
 
 
 def test_the_hypoperfusion_intensity_ratio_is_a_share_of_the_lesion(head):

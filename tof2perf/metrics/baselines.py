@@ -1,4 +1,4 @@
-"""What a map is compared with beside the GAN's: predictors that know less than a TOF tells, or more."""
+"""Baselines for the GAN's map: predictors that know less than a TOF shows, or more."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ NAMES = {
 
 
 def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = None) -> np.ndarray:
-    """Voxelwise mean of the training maps: what a predictor knows that never looks at the patient.
+    """Average the training maps voxel by voxel: the best guess without looking at the patient.
 
     Args:
         maps: (x, y, z) maps on one grid, one a patient; read one by one, so a generator saves memory.
@@ -46,7 +46,7 @@ def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = No
 
 
 def mean_value(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float:
-    """Mean of all brain voxels of the training maps: the constant baseline, in the maps' unit.
+    """Average all brain voxels of the training maps: the constant baseline, in the maps' unit.
 
     Raises:
         ValueError: no brain voxels at all, or not one mask a map.
@@ -62,9 +62,9 @@ def mean_value(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> float
 
 
 def without_lesion(real: np.ndarray, lesion: np.ndarray, mask: np.ndarray, *, axis: int = 0) -> np.ndarray:
-    """The real map with its lesion overwritten by the other side of the same brain.
+    """Replace the lesion of a real map by the other side of the same brain.
 
-    Where the other side is diseased as well, the median of the brain outside lesion and mirrored lesion stands.
+    Where the other side is diseased as well, the median of the brain outside lesion and mirrored lesion is used.
 
     Args:
         real: (x, y, z) map from DSC.
@@ -88,5 +88,5 @@ def without_lesion(real: np.ndarray, lesion: np.ndarray, mask: np.ndarray, *, ax
 
 
 def symmetric(values: np.ndarray, mask: np.ndarray, *, axis: int = 0) -> np.ndarray:
-    """Mean of a map and its mirror image (x, y, z), 0 outside the mask: all that it says of sides is taken away."""
+    """Average a map and its mirror image (x, y, z), which removes every difference of the sides; 0 outside the mask."""
     return np.where(mask, (np.asarray(values, dtype=np.float32) + mirror(values, mask, axis=axis)) / 2, np.float32(0))

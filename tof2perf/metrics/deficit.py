@@ -1,24 +1,23 @@
-"""How well a map tells the deficit when its scale is set aside: the other side as yardstick, ranks, and the region.
+"""Agreement of two maps apart from their scale: rank correlation, ratio to the other side, error in the deficit.
 
-The level of CBF and CBV varies from patient to patient and leaves no trace in a TOF. A map may therefore be right about
-where perfusion is low, and by how much relative to healthy tissue, and still be wrong in ml/100 g/min.
+The level of CBF and CBV varies from patient to patient and leaves no trace in a TOF. A map may be right about where
+perfusion is low, and by how much relative to healthy tissue, and still be wrong in ml/100 g/min.
 """
 
 import math
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from tof2perf.volumes.hemispheres import mirror
 
-RELATIVE = ("spearman", "ratio_error", "deficit_mae")
-HIGHER_IS_BETTER = {"spearman": True, "ratio_error": False, "deficit_mae": False}
+RELATIVE = {"spearman": True, "ratio_error": False, "deficit_mae": False}  # True where a high value is good
 
 
 def relative_metrics(
     real: np.ndarray, generated: np.ndarray, *, mask: np.ndarray, region: np.ndarray, axis: int = 0
 ) -> dict[str, float]:
-    """Compare two maps by what does not depend on a patient's level, and in the region that matters.
+    """Compare two maps by measures that do not depend on a patient's level, and in the deficit.
 
     The ratio is the mean in the deficit over the mean in its mirror image, voxels that lie in both left out; healthy
     is 1. Published ratios of acute deficits (rCBF .32 to .58) have this form (PMC7973621).
@@ -57,18 +56,19 @@ def relative_metrics(
 
 
 def side_ratio(values: np.ndarray, *, mask: np.ndarray, region: np.ndarray, axis: int = 0) -> float:
-    """Mean of a map (x, y, z) in a region over its mean in the mirrored region; nan where there is no such ratio."""
+    """Divide the mean of a map (x, y, z) in a region by its mean in the mirrored region; nan without such a ratio."""
     if not np.any(region):
         return math.nan
     opposite = mirror(region, mask, axis=axis) > 0.5
-    here, there = values[region & ~opposite], values[opposite & ~region]
-    if not here.size or not there.size or abs(there.mean(dtype=np.float64)) < 1e-9:
+    sides = values[region & ~opposite], values[opposite & ~region]
+    if not all(side.size for side in sides):
         return math.nan
-    return float(here.mean(dtype=np.float64) / there.mean(dtype=np.float64))
+    inside, mirrored = (side.mean(dtype=np.float64) for side in sides)
+    return math.nan if abs(mirrored) < 1e-9 else float(inside / mirrored)
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation of two samples (n,), ties sharing their mean rank; nan if either is constant."""
+    """Compute Spearman's rank correlation of two samples (n,); nan if either is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan
-    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
+    return float(spearmanr(first, second).statistic)

@@ -13,7 +13,7 @@ OUTCOMES = ("detected", "contralateral", "elsewhere", "missed", "false alarm", "
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Dice coefficient of two masks; nan where both are empty, because then there is nothing to agree on.
+    """Compute the Dice coefficient of two masks; nan if both are empty.
 
     Raises:
         ValueError: shapes that differ.
@@ -29,7 +29,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def laterality(real: np.ndarray, generated: np.ndarray, mask: np.ndarray, *, axis: int = 0) -> str:
-    """On which side the generated lesion lies, relative to the real one.
+    """Say on which side the generated lesion lies, relative to the real one.
 
     Args:
         real: (x, y, z) lesion mask of the real map.
@@ -50,14 +50,13 @@ def laterality(real: np.ndarray, generated: np.ndarray, mask: np.ndarray, *, axi
 def compare(
     real: np.ndarray, generated: np.ndarray, mask: np.ndarray, voxel_mm: Sequence[float], *, axis: int = 0
 ) -> dict[str, float | str | bool]:
-    """All that is reported of one patient's two lesion masks.
+    """Compare the two lesion masks of one patient.
 
     Returns:
-        ``dice`` (nan without a real lesion, as such patients are excluded), ``real_ml``, ``generated_ml``,
-        ``excluded``, True without a real lesion (the paper's exclusion rule), ``laterality``, and ``outcome``, one of
-        :data:`OUTCOMES`: *detected* if the masks share a voxel; else *contralateral* or *elsewhere* (same side, or in
-        equal parts on both) for a generated lesion that misses the real one; *missed* without a generated one. Without
-        a real lesion it is *false alarm* or *rightly none*.
+        ``dice`` (nan without a real lesion), ``real_ml``, ``generated_ml``; ``excluded``, True without a real lesion
+        (the paper's exclusion rule); ``laterality``; and ``outcome``, one of :data:`OUTCOMES`: *detected* if the masks
+        share a voxel; *contralateral* or *elsewhere* (same side, or equal parts on both) if the generated lesion misses
+        the real one; *missed* without a generated one; without a real one *false alarm* or *rightly none*.
     """
     excluded = not np.any(real)
     side, overlap = laterality(real, generated, mask, axis=axis), dice(real, generated)
@@ -98,9 +97,9 @@ def summarise(
         ``patients``, ``excluded``, ``analysed``, ``contralateral`` (most of the generated lesion lies on the other
         side, whether or not a rest of it overlaps), the number of analysed patients ``detected`` and ``missed`` (no
         generated lesion at all), the ``false_alarms`` among the excluded; ``median``, ``mean``, ``quartile_25``,
-        ``quartile_75``, ``median_low``, ``median_high`` (bootstrap 95 % interval). What so few cannot give is None.
+        ``quartile_75``, ``median_low``, ``median_high`` (bootstrap 95 % interval); None with too few patients.
     """
-    dices, found = np.asarray(scores, dtype=np.float64), np.asarray(outcomes)
+    dices, results = np.asarray(scores, dtype=np.float64), np.asarray(outcomes)
     analysed = ~np.isnan(dices)
     values = dices[analysed]
     low, high = bootstrap_interval(values, rng, statistic=np.median, resamples=resamples)
@@ -114,9 +113,9 @@ def summarise(
         "excluded": int((~analysed).sum()),
         "analysed": int(values.size),
         "contralateral": int((analysed & (np.asarray(sides) == "contralateral")).sum()),
-        "detected": int((found == "detected").sum()),
-        "missed": int((found == "missed").sum()),
-        "false_alarms": int((found == "false alarm").sum()),
+        "detected": int((results == "detected").sum()),
+        "missed": int((results == "missed").sum()),
+        "false_alarms": int((results == "false alarm").sum()),
         **{key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()},
     }
 
@@ -124,7 +123,7 @@ def summarise(
 def bland_altman(
     real: Sequence[float], generated: Sequence[float], rng: np.random.Generator, *, resamples: int = 10_000
 ) -> dict[str, float | int | None]:
-    """Agreement of two volumes (Bland and Altman 1986, doi 10.1016/S0140-6736(86)90837-8).
+    """Compute the agreement of two volumes (Bland and Altman 1986, doi 10.1016/S0140-6736(86)90837-8).
 
     Args:
         real: ml, one a patient.

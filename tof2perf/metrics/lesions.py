@@ -1,13 +1,13 @@
-"""Hypoperfused lesions of a Tmax map: threshold, artefact removal, minimum volume; volumes at several thresholds."""
+"""Hypoperfused lesions of a Tmax map: threshold, artefact removal, minimum volume."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+from scipy.ndimage import distance_transform_edt, label
 
 THRESHOLDS_S = (4.0, 6.0, 8.0, 10.0)
-STAGES = ("threshold", "rim", "thin parts", "small parts")
+STAGES = ("threshold", "rim", "small parts")
 
 
 def segment(tmax: np.ndarray, mask: np.ndarray, voxel_mm: Sequence[float], **rules: float) -> np.ndarray:
@@ -36,30 +36,25 @@ def segmentation_stages(
     threshold_s: float = 6.0,
     erosion_mm: float = 4.0,
     minimum_ml: float = 1.0,
-    smoothing_mm: float = 0.0,
-    opening_mm: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """What is left of the hypoperfused area after each step of its segmentation.
+    """Segment the hypoperfused area step by step and return the mask after each step.
 
-    The paper thresholds at 6 s, then a rater removes what lies outside the hypoperfused area by hand. Here rules take
-    the rater's place (assumption): within ``erosion_mm`` of the brain's surface, where partial volume with CSF and
-    sinuses gives false delays, a candidate counts only if another one lies within that distance of it further inside,
-    as the cortex of a lesion does; parts narrower than twice ``opening_mm`` and connected components (26 neighbours)
-    smaller than ``minimum_ml`` are removed.
+    The paper thresholds at 6 s, then a rater removes by hand the parts outside the hypoperfused area. Here rules
+    replace the rater (assumption). Within ``erosion_mm`` of the brain's surface partial volume with CSF and sinuses
+    gives false delays: there a candidate counts only if another one lies within that distance of it further inside, as
+    in the cortex of a lesion. Connected components (26 neighbours) smaller than ``minimum_ml`` are removed.
 
     Args:
         tmax: (x, y, z) Tmax in s.
         mask: (x, y, z) brain mask.
         voxel_mm: size of a voxel along each axis, mm.
         threshold_s: voxels above this value are candidates.
-        erosion_mm: width of the rim of the brain in which candidates alone are left out; 0 keeps all.
+        erosion_mm: width of the brain's rim, in which candidates alone are left out; 0 keeps all.
         minimum_ml: smallest component kept; 0 keeps all.
-        smoothing_mm: full width at half maximum of a Gaussian applied inside the brain before the threshold; 0 is off.
-        opening_mm: radius of a morphological opening; 0 is off.
 
     Returns:
-        For each of :data:`STAGES` the (x, y, z) bool mask after it: above the threshold, without what lies in the rim
-        alone, without thin parts, without small parts. Each lies inside the one before.
+        For each of :data:`STAGES` the (x, y, z) bool mask after it: above the threshold, without candidates in the rim
+        alone, without small parts. Each lies inside the one before.
 
     Raises:
         ValueError: shapes that differ, or a negative setting.
@@ -70,15 +65,12 @@ def segmentation_stages(
             f"Tmax of shape {tmax.shape}, mask {mask.shape}, {size_mm.size} voxel sizes: "
             "give two equal 3D shapes and three sizes"
         )
-    if min(erosion_mm, minimum_ml, smoothing_mm, opening_mm) < 0 or size_mm.min() <= 0:
+    if min(erosion_mm, minimum_ml) < 0 or size_mm.min() <= 0:
         raise ValueError("a length or volume is negative; give 0 to switch a step off, and positive voxel sizes")
-    if smoothing_mm:
-        tmax = _smooth_inside(tmax, mask, smoothing_mm / (2 * math.sqrt(2 * math.log(2))) / size_mm)
     late = (tmax > threshold_s) & mask
     deep = late & erode(mask, voxel_mm, erosion_mm)
     inner = late & dilate(deep, voxel_mm, erosion_mm)
-    broad = dilate(erode(inner, voxel_mm, opening_mm), voxel_mm, opening_mm) & inner if opening_mm else inner
-    return dict(zip(STAGES, (late, inner, broad, without_small_parts(broad, voxel_mm, minimum_ml)), strict=True))
+    return dict(zip(STAGES, (late, inner, without_small_parts(inner, voxel_mm, minimum_ml)), strict=True))
 
 
 def without_small_parts(lesion: np.ndarray, voxel_mm: Sequence[float], minimum_ml: float) -> np.ndarray:
@@ -91,28 +83,8 @@ def without_small_parts(lesion: np.ndarray, voxel_mm: Sequence[float], minimum_m
     return large[parts]
 
 
-def volume_curve(
-    tmax: np.ndarray,
-    mask: np.ndarray,
-    voxel_mm: Sequence[float],
-    *,
-    thresholds_s: Sequence[float] = THRESHOLDS_S,
-    **rules: float,
-) -> dict[float, float]:
-    """Volume (ml) of the lesion at each threshold, segmented by the same rules each time.
-
-    Args:
-        tmax: (x, y, z) Tmax in s.
-        mask: (x, y, z) brain mask.
-        voxel_mm: size of a voxel along each axis, mm.
-        thresholds_s: thresholds.
-        rules: as in :func:`segmentation_stages`, without the threshold.
-    """
-    return {t: volume_ml(segment(tmax, mask, voxel_mm, threshold_s=t, **rules), voxel_mm) for t in thresholds_s}
-
-
 def hypoperfusion_intensity_ratio(tmax: np.ndarray, lesion: np.ndarray, *, severe_s: float = 10.0) -> float:
-    """Share of a lesion in which Tmax exceeds ``severe_s``; low means good collaterals. nan without a lesion.
+    """Compute the share of a lesion with Tmax above ``severe_s``; low means good collaterals, nan no lesion.
 
     Olivot et al. 2014 (PMC4047639): volume of Tmax > 10 s over that of Tmax > 6 s, median .4 in their patients.
 
@@ -124,7 +96,7 @@ def hypoperfusion_intensity_ratio(tmax: np.ndarray, lesion: np.ndarray, *, sever
 
 
 def volume_ml(lesion: np.ndarray, voxel_mm: Sequence[float]) -> float:
-    """Volume of a mask in ml."""
+    """Compute the volume of a mask in ml."""
     return float(np.count_nonzero(lesion) * math.prod(voxel_mm) / 1000)
 
 
@@ -144,10 +116,3 @@ def dilate(mask: np.ndarray, voxel_mm: Sequence[float], radius_mm: float) -> np.
     if radius_mm == 0 or not mask.any():
         return mask.copy()
     return distance_transform_edt(~mask, sampling=voxel_mm) <= radius_mm
-
-
-def _smooth_inside(values: np.ndarray, mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Gaussian smoothing that takes nothing from outside the mask (normalised convolution)."""
-    weight = gaussian_filter(mask.astype(np.float32), sigma)
-    smooth = gaussian_filter(np.where(mask, values, 0).astype(np.float32), sigma)
-    return np.where(mask, smooth / np.maximum(weight, 1e-6), 0)

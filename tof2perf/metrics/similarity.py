@@ -5,9 +5,8 @@ from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, struct
 
 from tof2perf.maps import normalise
 
-METRICS = ("ssim", "psnr", "mae", "nrmse")
+METRICS = {"ssim": True, "psnr": True, "mae": False, "nrmse": False}  # True where a high value is good
 CONVENTIONS = ("paper", "brain")
-HIGHER_IS_BETTER = {"ssim": True, "psnr": True, "mae": False, "nrmse": False}
 WINDOW = 7  # voxels, the default of scikit-image, which the released code used
 
 
@@ -99,7 +98,7 @@ def ssim(
     slices: bool = False,
     mask: np.ndarray | None = None,
 ) -> float:
-    """Mean structural similarity by scikit-image, with a uniform window of 7 voxels.
+    """Compute the mean structural similarity by scikit-image, with a uniform window of 7 voxels.
 
     A volume thinner than 7 voxels along an axis of the window is measured with the widest odd window that fits, 5 or 3.
 

@@ -17,7 +17,7 @@ def bootstrap_interval(
     statistic: Callable[..., np.ndarray] = np.mean,
     resamples: int = 10_000,
 ) -> tuple[float, float]:
-    """Percentile bootstrap 95 % interval of ``statistic`` over patients; (nan, nan) for fewer than two.
+    """Compute the percentile bootstrap 95 % interval of a statistic over patients; (nan, nan) for fewer than two.
 
     Args:
         values: one number a patient.
@@ -25,10 +25,10 @@ def bootstrap_interval(
         statistic: function with an ``axis`` argument, for instance ``numpy.median``.
         resamples: number of resamples.
     """
-    found = np.asarray(values, dtype=np.float64)
-    if found.size < 2:
+    values = np.asarray(values, dtype=np.float64)
+    if values.size < 2:
         return math.nan, math.nan
-    drawn = statistic(found[rng.integers(found.size, size=(resamples, found.size))], axis=1)
+    drawn = statistic(values[rng.integers(values.size, size=(resamples, values.size))], axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
@@ -75,12 +75,12 @@ def compare_with_baselines(
 ) -> pd.DataFrame:
     """Compare one predictor with every other, metric by metric, on the same patients.
 
-    Values that are not finite (PSNR of equal maps, the rank correlation of a constant map, a patient without a deficit)
-    are no measurements: the pair is left out, and ``n`` says how many remain.
+    A pair with a value that is not finite is left out (PSNR of equal maps, rank correlation of a constant map, no
+    deficit); ``n`` counts the others.
 
     Args:
         scores: columns ``participant_id``, ``predictor``, those of ``models`` and ``families``, and the metrics.
-        higher_is_better: the metrics, and which way each is good.
+        higher_is_better: for each metric whether a high value is good.
         rng: draws the bootstrap resamples.
         models: columns that tell models apart; Holm's correction runs over them.
         families: columns that, with the metric and the baseline, make one family of tests.
@@ -92,10 +92,10 @@ def compare_with_baselines(
         and in ``gan_is`` the verdict.
     """
     rows = []
-    for key, found in scores.groupby([*models, *families], sort=False):
+    for key, group in scores.groupby([*models, *families], sort=False):
         for metric, higher in higher_is_better.items():
-            values = found.pivot(index="participant_id", columns="predictor", values=metric)
-            for baseline in found.predictor.unique():
+            values = group.pivot(index="participant_id", columns="predictor", values=metric)
+            for baseline in group.predictor.unique():
                 if baseline == predictor:
                     continue
                 pairs = values[[predictor, baseline]].replace([np.inf, -np.inf], np.nan).dropna()
@@ -111,66 +111,53 @@ def compare_with_baselines(
     return table
 
 
-def largest_sd(mean: float, n: int) -> float:
-    """Largest sample standard deviation that ``n`` values in [0, 1] with this mean can have.
-
-    It is reached when all but one of them lie at an end of the range.
-
-    >>> round(largest_sd(0.832, 8), 3)
-    0.357
-    """
-    total = n * mean
-    values = np.r_[np.ones(int(total)), total - int(total), np.zeros(n - int(total) - 1)]
-    return float(values.std(ddof=1))
-
-
 def position(
     floor: Sequence[float],
-    found: Sequence[float],
+    values: Sequence[float],
     ceiling: Sequence[float],
     rng: np.random.Generator,
     *,
     resamples: int = 10_000,
 ) -> dict[str, float]:
-    """Where a predictor stands between a floor (0) and a ceiling (1), in means over the same patients.
+    """Place a predictor between a floor (0) and a ceiling (1), by means over the same patients.
 
-    It is (mean found - mean floor) / (mean ceiling - mean floor): below 0 for a predictor worse than the floor, and the
-    same whether high or low is good.
+    The position is (mean - mean floor) / (mean ceiling - mean floor): below 0 for a predictor worse than the floor, and
+    the same whether high or low is good.
 
     Args:
         floor: one number a patient, for instance of the mean map.
-        found: the same patients, of the predictor.
+        values: the same patients, of the predictor.
         ceiling: the same patients, of the oracle.
         rng: draws the bootstrap resamples over patients.
         resamples: number of resamples.
 
     Returns:
         ``n``, ``position``, and ``low`` and ``high``, its bootstrap 95 % interval. The three are nan unless the
-        interval of the difference between ceiling and floor excludes zero: without a distance there is no place in it.
+        interval of the difference between ceiling and floor excludes zero: without a distance there is no position.
     """
-    values = np.array([floor, found, ceiling], dtype=np.float64)  # (3, patients)
-    values = values[:, np.isfinite(values).all(axis=0)]
-    count = values.shape[1]
+    three = np.array([floor, values, ceiling], dtype=np.float64)  # (3, patients)
+    three = three[:, np.isfinite(three).all(axis=0)]
+    count = three.shape[1]
     unknown = {"n": count} | dict.fromkeys(("position", "low", "high"), math.nan)
     if count < 2:
         return unknown
-    means = values[:, rng.integers(count, size=(resamples, count))].mean(axis=2)  # (3, resamples)
+    means = three[:, rng.integers(count, size=(resamples, count))].mean(axis=2)  # (3, resamples)
     distance = means[2] - means[0]
     if np.prod(np.percentile(distance, [2.5, 97.5])) <= 0:
         return unknown
-    floor_mean, found_mean, ceiling_mean = values.mean(axis=1)
+    low_end, mean, high_end = three.mean(axis=1)
     shares = (means[1] - means[0])[distance != 0] / distance[distance != 0]
     low, high = np.percentile(shares, [2.5, 97.5])
     return {
         "n": count,
-        "position": float((found_mean - floor_mean) / (ceiling_mean - floor_mean)),
+        "position": float((mean - low_end) / (high_end - low_end)),
         "low": float(low),
         "high": float(high),
     }
 
 
 def verdict(low: float, high: float, *, patients: int, higher_is_better: bool) -> str:
-    """``better`` or ``worse`` only where the interval of the difference excludes zero, else ``not distinguishable``.
+    """Return ``better`` or ``worse`` where the interval of the difference excludes zero, else ``not distinguishable``.
 
     Below six patients it is ``too few patients``: resampling so few gives intervals that are too narrow, and even if
     all of five patients agree, the two-sided signed-rank test cannot fall below 2 / 2^5 = .06.
@@ -193,9 +180,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     >>> [round(float(p), 2) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
-    found = np.asarray(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(found))
-    order = known[np.argsort(found[known], kind="stable")]
-    corrected = np.full(found.shape, math.nan)
-    corrected[order] = np.minimum(np.maximum.accumulate(found[order] * np.arange(order.size, 0, -1)), 1.0)
+    values = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    corrected = np.full(values.shape, math.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(order.size, 0, -1)), 1.0)
     return corrected
