@@ -67,10 +67,10 @@ def root(tmp_path_factory) -> Path:
 
 def remarks(folder: Path) -> list[dict]:
     """What the official BIDS validator remarks on. Its schema comes with it; it is kept from any network."""
-    found = Path(sys.executable).with_name("bids-validator-deno")
-    assert found.is_file(), f"{found}: missing; install requirements-lock.txt, bids-validator-deno is part of it"
+    program = Path(sys.executable).with_name("bids-validator-deno")
+    assert program.is_file(), f"{program}: missing; install requirements-lock.txt, bids-validator-deno is part of it"
     offline = os.environ | dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    done = subprocess.run([found, "--format", "json", folder], env=offline, capture_output=True, text=True)
+    done = subprocess.run([program, "--format", "json", folder], env=offline, capture_output=True, text=True)
     assert done.stdout.strip(), done.stderr
     return json.loads(done.stdout)["issues"]["issues"]
 
@@ -128,7 +128,7 @@ def test_the_shipped_profiles_simulate_the_published_timing():
     for name in ("smoke", "laptop"):
         profile = load_profile(name)
         for kind, expected in (("acute", (2.22, 0.036)), ("pegasus", (1.39, 0.029))):
-            series, tof = (say(profile.cohorts[kind], profile.phantom) for say in (dsc_sidecar, tof_sidecar))
+            series, tof = (make(profile.cohorts[kind], profile.phantom) for make in (dsc_sidecar, tof_sidecar))
             assert (series["RepetitionTime"], series["EchoTime"]) == expected
             assert (tof["RepetitionTimeExcitation"], tof["EchoTime"], tof["FlipAngle"]) == (0.022, 0.00386, 18)
             assert series["MagneticFieldStrength"] == tof["MagneticFieldStrength"] == 3

@@ -45,16 +45,16 @@ def test_invisible_lesions_are_unknown_and_collaterals_are_those_of_the_populati
 
 def test_patients_who_look_alike_get_the_same_maps_whatever_their_collaterals(patient, profile):
     settings = {"cohort": profile.cohorts["acute"], "phantom": profile.phantom}
-    found = [
+    measured = [
         oracle.oracle_maps(person, **settings, rng=np.random.default_rng(0))[0]
         for person in (
             occluded(patient),
             dataclasses.replace(occluded(patient, ml=3.0, start_s=0.4), bolus=None, perfusion=None),
         )
     ]
-    for name in found[0]:
-        assert np.array_equal(found[0][name], found[1][name])
-    late = found[0]["tmax"] > 6
+    for name in measured[0]:
+        assert np.array_equal(measured[0][name], measured[1][name])
+    late = measured[0]["tmax"] > 6
     assert 20 < late.sum() * np.prod(profile.phantom.dsc_voxel_mm) / 1000 < 400  # the median of M1 is 100 ml
 
 

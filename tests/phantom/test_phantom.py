@@ -288,12 +288,12 @@ def test_a_rendered_vessel_keeps_its_volume_however_coarse_the_grid(tree, rng):
 def test_noise_is_rician_in_tissue_and_rayleigh_in_air(rng):
     signal, sigma = np.zeros((30, 30, 30), dtype=np.float32), 300.0
     signal[:10], signal[10:20] = 400.0, 0.5  # where a signal is next to nothing, both say the same
-    found = scanner._magnitude(signal, sigma, rng)
+    measured = scanner._magnitude(signal, sigma, rng)
     for rows, level in ((slice(0, 10), 400.0), (slice(10, 20), 0.5), (slice(20, 30), 0.0)):
         expected = stats.rice(level / sigma, scale=sigma)
         low, high = np.rint(expected.ppf([0.1, 0.9]))
-        assert np.isclose(found[rows].mean(), expected.mean(), rtol=0.03)
-        assert np.isclose(np.mean((found[rows] >= low) & (found[rows] <= high)), 0.8, atol=0.02)
+        assert np.isclose(measured[rows].mean(), expected.mean(), rtol=0.03)
+        assert np.isclose(np.mean((measured[rows] >= low) & (measured[rows] <= high)), 0.8, atol=0.02)
 
 
 def test_aligned_and_turned_grids_are_sampled_alike(rng):
@@ -391,15 +391,15 @@ def test_other_code_with_the_same_numbers_makes_the_same_patient(smoke_patient, 
 
 def test_deconvolved_maps_follow_the_truth(smoke_patient):
     folder, _ = smoke_patient
-    found, true = (
+    measured, true = (
         {name: nifti.read_volume(path(folder, "sub-0001", name)).get_fdata() for name in ("cbf", "cbv", "tmax")}
         for path in (layout.map_path, layout.truth_path)
     )
-    inside = (true["cbf"] > 15) & (found["cbf"] > 0)
-    ratio = found["cbf"][inside].mean() / true["cbf"][inside].mean()
+    inside = (true["cbf"] > 15) & (measured["cbf"] > 0)
+    ratio = measured["cbf"][inside].mean() / true["cbf"][inside].mean()
     assert 0.5 < ratio < 1.5
-    for name in found:  # by rank, since voxels with arteries measure far more blood than tissue has
-        assert stats.spearmanr(found[name][inside], true[name][inside]).statistic > 0.5, name
+    for name in measured:  # by rank, since voxels with arteries measure far more blood than tissue has
+        assert stats.spearmanr(measured[name][inside], true[name][inside]).statistic > 0.5, name
 
 
 def test_scaling_the_scanner_gain_leaves_the_maps_unchanged(smoke_patient):
@@ -435,12 +435,12 @@ def test_the_head_moves_between_frames_and_correction_brings_the_maps_back(tmp_p
         cohort = replace(protocol, head_moves=moves, perfusion=replace(protocol.perfusion, motion_correction=corrected))
         simulate_patient(tmp_path / name, "sub-0001", cohort=cohort, phantom=phantom, seed=(1, 2, 3))
         # CBV suffers most: it adds up what moved tissue edges leave in every later frame.
-        found, true = (
+        measured, true = (
             nifti.read_volume(path(tmp_path / name, "sub-0001", "cbv")).get_fdata()
             for path in (layout.map_path, layout.truth_path)
         )
-        inside = (true > 1.2) & (found > 0)
-        agreement[name] = stats.spearmanr(found[inside], true[inside]).statistic
+        inside = (true > 1.2) & (measured > 0)
+        agreement[name] = stats.spearmanr(measured[inside], true[inside]).statistic
     assert agreement["moved"] < agreement["still"] - 0.1
     assert agreement["corrected"] > agreement["moved"] + 0.05
 

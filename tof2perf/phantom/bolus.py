@@ -1,4 +1,4 @@
-"""The contrast bolus: its arterial shape and its passage through tissue with delay, dispersion and transit time."""
+"""Simulate the contrast bolus: its arterial shape, and its passage through tissue."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ def draw_bolus(*, prebolus_s: float, rng: np.random.Generator) -> Bolus:
 
 
 def average_bolus(*, prebolus_s: float) -> Bolus:
-    """The bolus in the middle of what :func:`draw_bolus` draws."""
+    """Return the bolus in the middle of what :func:`draw_bolus` draws."""
     return Bolus(prebolus_s + 5.0, SCALE_S, PEAK_RATE_1_S)
 
 
@@ -67,11 +67,10 @@ def tissue_curves(
     times: np.ndarray,
     transit_shape: float = 1.0,
 ) -> np.ndarray:
-    """Pass the bolus through voxels.
+    """Compute the tissue curves of voxels that the bolus passes.
 
-    The passage is computed by Fourier transform on a fine time grid for a table of dispersions and transit times, whose
-    kernels have closed spectra, and read from it by linear interpolation: delays are not rounded to frames, and the
-    number of voxels costs next to nothing.
+    The passage is computed by Fourier transform on a fine time grid, for a table of dispersions and transit times.
+    Their kernels have closed spectra. Voxels read the table by linear interpolation: delays are not rounded to frames.
 
     Args:
         bolus: arterial input at the inlets.
@@ -113,7 +112,7 @@ def tissue_curves(
 
 
 def _passages(bolus: Bolus, transit_shape: float, duration_s: float) -> np.ndarray:
-    """The bolus after dispersion and transit (dispersions, transit times, samples), each with the bolus's area."""
+    """Compute the bolus after dispersion and transit (dispersions, transit times, samples), its area unchanged."""
     count = int(np.ceil(duration_s / _STEP_S)) + 2
     length = fft.next_fast_len(count + int(6 * _MTT_S[-1] / _STEP_S), real=True)  # tails must not come round again
     arriving = np.zeros(length)
@@ -130,6 +129,6 @@ def _passages(bolus: Bolus, transit_shape: float, duration_s: float) -> np.ndarr
 
 
 def _gamma_variate(time_s: np.ndarray, scale_s: float) -> np.ndarray:
-    """(t / peak)^r exp(r - t / scale), which is 1 at its peak r scale."""
+    """Evaluate (t / peak)^r exp(r - t / scale), which is 1 at its peak r scale."""
     scaled = np.maximum(time_s, 0.0) / (SHAPE * scale_s)
     return (scaled * np.exp(1.0 - scaled)) ** SHAPE

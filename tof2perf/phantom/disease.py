@@ -1,4 +1,4 @@
-"""Where an artery is narrowed or blocked, and how much blood still reaches each branch, by which way and how late."""
+"""Draw where an artery is narrowed or blocked, and compute how much blood reaches each branch, and when."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Disease:
     Attributes:
         course: ``acute`` or ``chronic``.
         lesions: possibly none.
-        hypoperfused_ml: how much tissue shall have Tmax above 6 s: it decides how good the pial collaterals are.
+        hypoperfused_ml: volume of tissue with Tmax above 6 s; it decides how good the pial collaterals are.
         collateral_start_s: delay at the rim of the territory that pial collaterals supply backwards.
     """
 
@@ -132,7 +132,7 @@ def draw_disease(tree: Tree, profile: DiseaseProfile, *, rng: np.random.Generato
 
 
 def circulate(tree: Tree, disease: Disease, *, seen_by_tof: bool = False) -> Circulation:
-    """How blood reaches each branch from upstream, through the circle of Willis if need be.
+    """Compute how blood reaches each branch from upstream, through the circle of Willis if need be.
 
     A stenosis limits flow from 50 % of the diameter on, down to 15 % at 99 % (assumption: critical-stenosis curve). The
     communicating arteries let blood enter at the ICA top, A2 and P2, as much as their calibre and their source allow.
@@ -169,7 +169,7 @@ def circulate(tree: Tree, disease: Disease, *, seen_by_tof: bool = False) -> Cir
 def _flow_down(
     tree: Tree, passes: np.ndarray, doors: dict[int, list[tuple[float, int, float]]]
 ) -> tuple[np.ndarray, dict[int, tuple[int, float]]]:
-    """Supply (n,) from the inlets down; what communicating arteries bring joins above the node's own lesion."""
+    """Compute the supply (n,) from the inlets down; communicating arteries join above the node's own lesion."""
     supply, entry = np.ones(len(tree.parent)), {}
     for node, above in enumerate(tree.parent):
         arriving = supply[above] if above >= 0 else 1.0
@@ -183,7 +183,7 @@ def _flow_down(
 
 
 def _carries(tree: Tree, name: str) -> float:
-    """What a communicating artery can carry, 0 to 1: nothing below 0.3 mm radius, all that is needed from 0.8 mm."""
+    """Share of the needed flow that a communicating artery carries: 0 below 0.3 mm radius, 1 from 0.8 mm."""
     radius_mm = tree.communicating[name][1]
     return float(np.clip((radius_mm**2 - 0.3**2) / (0.8**2 - 0.3**2), 0.0, 1.0))
 
@@ -194,7 +194,7 @@ def _line_mm(tree: Tree, name: str) -> float:
 
 
 def _place(tree: Tree, site: str, side: str, rng: np.random.Generator) -> int:
-    """A node of the site where the lesion sits; the T of the ICA is its last node, below the entry of collaterals."""
+    """Choose a node of the site; the T of the ICA is its last node, below the entry of collaterals."""
     if site == "M2":
         site = str(rng.choice(["M2 superior", "M2 inferior"]))
     if site == "distal":

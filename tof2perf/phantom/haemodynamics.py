@@ -1,4 +1,4 @@
-"""True perfusion: what each voxel of the brain receives from the branches near it, and when."""
+"""Compute true perfusion: what each voxel of the brain receives from the branches near it, and when."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Perfusion:
 
 
 def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.Generator | None) -> Perfusion:
-    """Perfusion of every voxel from the branches near it.
+    """Compute the perfusion of every voxel from the branches near it.
 
     A voxel is fed by the nearest end branches of its own compartment. What they lack comes backwards through pial
     collaterals from the nearest well-fed branch: the further away, the later, and the later, the less. How good these
@@ -143,7 +143,7 @@ def true_perfusion(head: Head, tree: Tree, disease: Disease, *, rng: np.random.G
 
 
 def _from_upstream(head: Head, tree: Tree, disease: Disease) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the arteries bring to every second voxel of a head.
+    """Compute what the arteries bring to every second voxel of a head.
 
     Returns:
         Share of the healthy flow that arrives, time of arrival at the end branches (s), and distance to the nearest
@@ -185,14 +185,14 @@ def _refine(grid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _between(coarse: int, fine: int) -> np.ndarray:
-    """Matrix (fine, coarse) of linear interpolation to twice the resolution; the last value is held."""
+    """Make the matrix (fine, coarse) of linear interpolation to twice the resolution; the last value is held."""
     return np.stack([np.interp(np.arange(fine) / 2, np.arange(coarse), one) for one in np.eye(coarse)], axis=1).astype(
         np.float32
     )
 
 
 def _reach_for_volume(volume: Callable[[float], float], wanted: float) -> float:
-    """The collateral reach (s) at which a volume that grows with it comes nearest to the one wanted, by bisection.
+    """Find by bisection the collateral reach (s) at which a volume that grows with it equals the one wanted.
 
     Where the territory is smaller than that, the worst collaterals are those that leave a tenth of it.
     """
@@ -208,7 +208,7 @@ def _reach_for_volume(volume: Callable[[float], float], wanted: float) -> float:
 
 @lru_cache(maxsize=4)
 def _blurred_residue_peaks(shape: float) -> tuple[np.ndarray, np.ndarray]:
-    """Log of dispersion over MTT (n,), and when the residue blurred by it peaks, in units of the MTT (n,)."""
+    """Tabulate when a blurred residue peaks: log of dispersion over MTT (n,), and peak time over MTT (n,)."""
     ratio = np.geomspace(1e-3, 10.0, 48)
     step = 0.002
     time = step * np.arange(6000)
@@ -222,7 +222,7 @@ def _blurred_residue_peaks(shape: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _peak_of_blurred_residue(shape: float, log_ratio: np.ndarray) -> np.ndarray:
-    """Peak time over MTT at any logarithm of dispersion over MTT; no dispersion peaks at 0."""
+    """Read the peak time over MTT at any logarithm of dispersion over MTT; it is 0 without dispersion."""
     known, peak = _blurred_residue_peaks(float(shape))
     return np.where(log_ratio < known[0], 0.0, np.interp(log_ratio, known, peak))
 

@@ -1,4 +1,4 @@
-"""A patient's head: template tissue maps under a random affine and a smooth deformation, inside skull and scalp."""
+"""Make a patient's head: template tissue maps under a random affine and a smooth deformation, in skull and scalp."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Head:
 
 @lru_cache(maxsize=1)
 def load_template() -> Template:
-    """Tissue maps shipped by nilearn (Fonov 2011, doi 10.1016/j.neuroimage.2010.07.033) at 2 mm, read once."""
+    """Read the tissue maps shipped by nilearn (Fonov 2011, doi 10.1016/j.neuroimage.2010.07.033) at 2 mm, once."""
     from nilearn import datasets  # heavy, and only the simulation needs it
 
     gm, wm, brain = (
@@ -172,7 +172,7 @@ def open_cisterns(head: Head, arteries: np.ndarray, *, radius_mm: float = 3.0) -
 def smooth_field(
     shape: tuple[int, ...], *, spacing_mm: tuple[float, ...], length_mm: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A smooth random field of zero mean and unit SD (x, y, z): cubic splines through noise ``length_mm`` apart."""
+    """Draw a smooth field of zero mean and unit SD (x, y, z): cubic splines through noise ``length_mm`` apart."""
     counts = [int(np.ceil(n * s / length_mm)) + 4 for n, s in zip(shape, spacing_mm, strict=True)]
     bases = [_spline_basis(np.arange(n) * s, k, length_mm) for n, s, k in zip(shape, spacing_mm, counts, strict=True)]
     field = np.einsum("ijk,xi,yj,zk->xyz", rng.standard_normal(counts), *bases, optimize=True)
@@ -180,18 +180,18 @@ def smooth_field(
 
 
 def _spline_basis(positions_mm: np.ndarray, count: int, spacing_mm: float = CONTROL_SPACING_MM) -> np.ndarray:
-    """Cubic B-spline weights (n, count) of control points ``spacing_mm`` apart, the first one spacing before zero."""
+    """Compute cubic B-spline weights (n, count) of control points ``spacing_mm`` apart, the first before zero."""
     knots = (np.arange(count + 4) - 3.0) * spacing_mm
     inside = np.clip(positions_mm, knots[3], knots[count] - 1e-6)
     return interpolate.BSpline.design_matrix(inside, knots, 3).toarray()
 
 
 def _layer(depth_mm: np.ndarray, start_mm: float, end_mm: float, spacing_mm: float) -> np.ndarray:
-    """Fraction of each voxel between two depths outside the brain, with edges one voxel wide."""
+    """Compute the fraction of each voxel between two depths outside the brain, with edges one voxel wide."""
     rise = np.clip((depth_mm - start_mm) / spacing_mm + 0.5, 0.0, 1.0) if np.isfinite(start_mm) else 1.0
     return (rise * np.clip((end_mm - depth_mm) / spacing_mm + 0.5, 0.0, 1.0)).astype(np.float32)
 
 
 def _rotation(angles_rad: np.ndarray) -> np.ndarray:
-    """Rotation about x, then y, then z."""
+    """Matrix of a rotation about x, then y, then z."""
     return Rotation.from_euler("xyz", angles_rad).as_matrix()

@@ -1,11 +1,10 @@
-"""The most that a TOF can tell: maps from what it shows of a simulated patient, all else at the population's average.
+"""Predict the most that a TOF can tell: maps from what it shows of a simulated patient, all else average.
 
 The oracle knows the phantom's physics, the anatomy, the arterial tree and every stenosis or occlusion that the TOF
 shows. It does not know how good the patient's collaterals are, the level of flow and volume, the shape of the bolus,
-the noise, or an artery that opened again before the TOF. So it is no truth but a ceiling: what a perfect reader of the
-TOF could predict. Its maps go through the same simulated scan, without noise and movement, and the same analysis as the
-patient's own, because a measured Tmax is not the true one. Nothing but the evaluation of predictor ``oracle`` reads
-them.
+the noise, or an artery that opened again before the TOF. It is a ceiling: what a perfect reader of the TOF could
+predict. Its maps pass the same simulated scan, without noise and movement, and the same analysis as the patient's own,
+because a measured Tmax is not the true one. Only the evaluation of predictor ``oracle`` reads them.
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ from tof2perf.volumes.nifti import write_volume
 
 
 def seen_disease(disease: Disease, profile: DiseaseProfile) -> Disease:
-    """A disease as a reader of the TOF would state it.
+    """Reduce a disease to what a reader of the TOF can see.
 
     Args:
         disease: the patient's.
@@ -51,7 +50,7 @@ def seen_disease(disease: Disease, profile: DiseaseProfile) -> Disease:
 def oracle_maps(
     patient: Patient, *, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The five maps (x, y, z) in physical units that follow from what the TOF shows, and their affine.
+    """Make the five maps (x, y, z) in physical units that follow from what the TOF shows, and their affine.
 
     The head lies where it lay for the TOF, so the maps need no co-registration.
 

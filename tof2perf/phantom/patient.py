@@ -74,17 +74,17 @@ def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.rand
 
 
 def patient_seed(seed: int, cohort: str, number: int) -> tuple[int, int, int]:
-    """Entropy of one patient alone: from the profile's seed, the cohort's name and the patient's number from 0."""
+    """Return the entropy of one patient: from the profile's seed, the cohort's name and the patient's number from 0."""
     return seed, int.from_bytes(hashlib.sha256(cohort.encode()).digest()[:4], "big"), number
 
 
 def patient_stream(seed: tuple[int, ...]) -> np.random.Generator:
-    """The random numbers that make one patient; SFC64 draws noise twice as fast as the default generator."""
+    """Return the generator that makes one patient; SFC64 draws noise twice as fast as the default generator."""
     return np.random.Generator(np.random.SFC64(seed))
 
 
 def rigid(angles_deg: np.ndarray, shift_mm: np.ndarray, centre_mm: np.ndarray) -> np.ndarray:
-    """Matrix (4, 4) of a turn about a centre and a shift: heads turn about their middle."""
+    """Make the matrix (4, 4) of a turn about a centre and a shift."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", angles_deg, degrees=True).as_matrix()
     matrix[:3, 3] = centre_mm + shift_mm - matrix[:3, :3] @ centre_mm
@@ -107,7 +107,7 @@ def simulate_patient(
         The patient's row of ``participants.tsv`` without the split.
     """
     truth = folder / "derivatives" / "truth" / name
-    # Hidden, so that it is no result: a comment in this code makes this patient anew, and nothing that depends on it.
+    # A hidden file is no result: a comment in this code makes the patient anew, but nothing after it.
     record, made_from = truth / f"{name}_desc-true_record.json", truth / f".{name}_made-from"
     recipe = _recipe(cohort, phantom, seed)
     with contextlib.suppress(OSError, ValueError):
@@ -184,7 +184,7 @@ def scan_dsc(
 def _contralateral_m2(
     patient: Patient, affine: np.ndarray, phantom: PhantomProfile, rng: np.random.Generator
 ) -> np.ndarray:
-    """Share of each DSC voxel (x, y, z) that is M2 on the side with less disease: where a rater looks for the AIF."""
+    """Find the share of DSC voxels (x, y, z) that is M2 on the less diseased side, where a rater looks for the AIF."""
     burden = {side: sum(lesion.degree for lesion in patient.disease.lesions if lesion.side == side) for side in SIDES}
     side = min(SIDES, key=lambda name: burden[name])
     tree, pose = patient.tree, patient.poses[0]
@@ -198,7 +198,7 @@ def _contralateral_m2(
 
 
 def _write_truth(folder: Path, name: str, patient: Patient, phantom: PhantomProfile) -> None:
-    """Keep what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
+    """Write what is true: brain on the TOF's grid, perfusion on the DSC's (in its frame), and the movement."""
     tof_affine, dsc_affine = patient.grids(phantom)
     brain = scanner.resample(patient.head.brain.astype(np.float32), patient.head.affine, tof_affine, phantom.tof_shape)
     write_volume(layout.truth_path(folder, name, "brain"), brain > 0.5, tof_affine)
@@ -221,7 +221,7 @@ def _write_truth(folder: Path, name: str, patient: Patient, phantom: PhantomProf
 
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
-    """Digest of everything that makes a patient: code, protocol, grids and seed."""
+    """Hash everything that makes a patient: code, protocol, grids and seed."""
     protocol = dataclasses.replace(cohort, train=0, validation=0, test=0)  # a patient is the same in any split
     digest = hashlib.sha256(repr((protocol, phantom, seed, tuple(MAPS.items()))).encode())
     digest.update(code_digest(__name__).encode())

@@ -1,4 +1,4 @@
-"""The scanner: a TOF-MRA by steady-state inflow and a DSC series by gradient-echo EPI, each on its own grid."""
+"""Simulate the scanner: a TOF-MRA by steady-state inflow and a DSC series by gradient-echo EPI, on their own grids."""
 
 import math
 
@@ -28,20 +28,20 @@ ARTERY_SATURATION = 0.35  # arterial share of an EPI voxel from which the signal
 
 
 def grid_affine(shape: tuple[int, ...], voxel_mm: tuple[float, ...], centre_mm: tuple[float, ...]) -> np.ndarray:
-    """Affine (4, 4) of a RAS grid around a centre in scanner mm."""
+    """Make the affine (4, 4) of a RAS grid around a centre in scanner mm."""
     affine = np.diag([*voxel_mm, 1.0])
     affine[:3, 3] = np.array(centre_mm) - np.array(voxel_mm) * (np.array(shape) - 1) / 2
     return affine
 
 
 def steady_state(kind: str) -> float:
-    """Spoiled gradient-echo signal of tissue after many pulses, relative to fully relaxed CSF."""
+    """Compute the spoiled gradient-echo signal of tissue after many pulses, relative to fully relaxed CSF."""
     angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S[kind])
     return float(DENSITY[kind] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1))
 
 
 def blood_signal(pulses: np.ndarray) -> np.ndarray:
-    """TOF signal of blood that has seen ``pulses`` (any shape) excitations; inf gives the steady state."""
+    """Compute the TOF signal of blood that has seen ``pulses`` (any shape) excitations; inf gives the steady state."""
     angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S["blood"])
     steady = (1 - e1) / (1 - np.cos(angle) * e1)
     longitudinal = steady + (1 - steady) * (np.cos(angle) * e1) ** np.asarray(pulses, dtype=float)
@@ -49,10 +49,10 @@ def blood_signal(pulses: np.ndarray) -> np.ndarray:
 
 
 def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottoms_mm: np.ndarray) -> np.ndarray:
-    """Excitations that blood at each node has seen: time spent in the current slab over TR.
+    """Count the excitations that blood at each node has seen: time spent in the current slab over TR.
 
-    Blood behind an occlusion does not move forward: its time in the slab, and with it its saturation, has no end. A
-    slow flow loses signal in the same way but less.
+    Blood behind an occlusion does not move: its time in the slab is infinite, and it is saturated. Slow flow loses
+    signal in the same way but less.
 
     Args:
         tree: arteries in template space.
@@ -61,7 +61,7 @@ def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottom
         slab_bottoms_mm: lower faces of the slabs, ascending; below the first nothing is excited.
 
     Returns:
-        (n,) float, inf where blood stands.
+        (n,) float, inf where blood does not move.
     """
     way = circulate(tree, disease, seen_by_tof=True)
     with np.errstate(divide="ignore"):
@@ -283,7 +283,7 @@ def resample(volume: np.ndarray, source: np.ndarray, target: np.ndarray, shape: 
 
 
 def _magnitude(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Magnitude of a complex signal (float32, any shape) with Gaussian noise of SD ``sigma`` in each channel, as int16.
+    """Take the magnitude (int16) of a complex signal (float32, any shape) with Gaussian noise of SD ``sigma``.
 
     Where there is no signal at all, in air, the magnitude is Rayleigh distributed: one random number does for two.
     """

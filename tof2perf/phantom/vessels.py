@@ -1,4 +1,4 @@
-"""The arterial tree: a hand-placed circle of Willis from which branches grow into the brain they feed."""
+"""Grow the arterial tree: branches grow from a hand-placed circle of Willis into the brain they feed."""
 
 from dataclasses import dataclass
 
@@ -116,7 +116,7 @@ class Tree:
 
 
 def compartment(points: np.ndarray) -> np.ndarray:
-    """Left or right above the tentorium, or posterior fossa (n,), of template points (n, 3) in mm.
+    """Assign template points (n, 3) in mm to left or right above the tentorium, or to the posterior fossa (n,).
 
     The tentorium is a roof that falls 0.35 mm a mm to both sides, the brainstem a column in front of it (assumption).
     """
@@ -172,7 +172,7 @@ def grow_tree(*, tissue: np.ndarray, rng: np.random.Generator) -> Tree:
 
 
 def _trunks(rng: np.random.Generator) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray]:
-    """The jittered centre lines of both sides as nodes, parents first."""
+    """Place the jittered centre lines of both sides as nodes, parents first."""
     lines = dict(_MIDLINE)
     for (name, origin), line in _SIDED.items():
         for side, sign in (("left", -1), ("right", 1)):
@@ -203,7 +203,7 @@ def _trunks(rng: np.random.Generator) -> tuple[tuple[str, ...], np.ndarray, np.n
 
 
 def _sprouts(name: str, side: int) -> bool:
-    """Whether branches of this segment may grow into a compartment."""
+    """Tell whether branches of this segment may grow into a compartment."""
     side_name, _, bare = name.rpartition(" ") if name.split(" ")[0] not in ("left", "right") else name.partition(" ")
     if bare in _BARREN:
         return False
@@ -239,7 +239,7 @@ def _colonise(
 
 
 def _relaxed(position: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Each node moved half-way towards the mean of its parent and its children; ends stay."""
+    """Move each node half-way towards the mean of its parent and its children; ends stay."""
     children = np.bincount(parent[parent >= 0], minlength=len(parent))
     total = np.zeros_like(position)
     np.add.at(total, parent[parent >= 0], position[parent >= 0])
