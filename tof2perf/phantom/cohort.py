@@ -1,6 +1,5 @@
 """Simulate a cohort as a BIDS dataset: its patients, what describes it, and its splits."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -36,9 +35,15 @@ def simulate_cohort(
         ``participants.tsv`` as written, indexed by participant.
     """
     counts = {split: getattr(cohort, split) for split in SPLITS}
-    names = patient_names(cohort)
+    names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
     metadata.write_descriptions(folder, name, cohort=cohort)
-    work = simulate_patients(folder, name, slice(None), cohort=cohort, phantom=phantom, seed=seed, jobs=jobs)
+    pool = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())
+    work = pool(
+        joblib.delayed(simulate_patient)(
+            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
+        )
+        for number, patient in enumerate(names)
+    )
     frame = pd.DataFrame(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
     # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
     rng = np.random.default_rng(patient_seed(seed, name, SPLIT_STREAM))
@@ -46,36 +51,3 @@ def simulate_cohort(
     frame.insert(0, "participant_id", names)
     write_table(folder / "participants.tsv", frame)
     return frame.set_index("participant_id")
-
-
-def simulate_patients(
-    folder: Path,
-    name: str,
-    part: slice,
-    *,
-    cohort: CohortProfile,
-    phantom: PhantomProfile,
-    seed: int,
-    jobs: int = -1,
-) -> Iterator[dict[str, object]]:
-    """Simulate some patients of a cohort; those that are complete already are kept.
-
-    Args:
-        folder, name, cohort, phantom, seed, jobs: as for :func:`simulate_cohort`.
-        part: which of :func:`patient_names`.
-
-    Returns:
-        Iterator over the rows of :func:`simulate_patient`.
-    """
-    numbered = list(enumerate(patient_names(cohort)))[part]
-    return joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())(
-        joblib.delayed(simulate_patient)(
-            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
-        )
-        for number, patient in numbered
-    )
-
-
-def patient_names(cohort: CohortProfile) -> list[str]:
-    """``sub-0001`` and so on, as many as the splits hold."""
-    return [f"sub-{number:04d}" for number in range(1, sum(getattr(cohort, split) for split in SPLITS) + 1)]
