@@ -130,9 +130,9 @@ bench: | environment  ## time and memory of simulation, deconvolution and the tr
 chaos: | environment  ## every fault that long runs meet, on copies of a smoke run, and what the next make does: a matrix
 	@$(PYTHON) tests/tools/chaos.py$(if $(ONLY), --only '$(ONLY)')
 
-plan: | environment  ## before anything runs: patients, steps, disk, memory, hours; here, or with DEVICES= RATE= (TFLOP/s) JOBS= elsewhere
+plan: | environment  ## hours, disk and memory before a run, or FROM=results/laptop; for machines elsewhere CORES= DEVICES= RATE= (TFLOP/s)
 	@$(PYTHON) -m tof2perf.planning.plan $(OF_RUN) --cores $(CORES)$(if $(DEVICES), --devices '$(DEVICES)')$(if \
-	    $(RATE), --rate '$(RATE)')$(if $(JOBS), --jobs '$(JOBS)')
+	    $(RATE), --rate '$(RATE)')$(if $(FROM), --from '$(FROM)')
 
 status: | environment  ## every step: fresh, stale and why, missing or failed
 	@$(PIPELINE) status

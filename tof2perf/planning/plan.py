@@ -1,236 +1,235 @@
-"""What a run will take, told before it: patients, steps, disk, memory and hours, here or on other machines.
+"""Estimate hours, memory and disk of a run before it begins, within a factor of about 1.5.
 
-``make plan PROFILE=paper`` times a few patients and training steps (:mod:`tof2perf.planning.rates`), multiplies by the
-arithmetic of the networks and the numbers of the profile, and lets the steps run on paper, as many at once as make.
-``make plan PROFILE=paper DEVICES=10 RATE=40`` plans for ten devices elsewhere.
+``make plan PROFILE=paper`` scales measured steps to the profile's patients, voxels and arithmetic: the steps of a
+finished run (its own, or ``FROM=results/laptop``), or else one patient and one training step that are timed here.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
+import multiprocessing
+import os
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from tof2perf.planning.arithmetic import count
-from tof2perf.planning.costs import (
-    KINDS,
-    STORED_BYTES,
-    Site,
-    Step,
-    available_cores,
-    choose_site,
-    enlarged,
-    patients,
-    plan_steps,
-)
-from tof2perf.planning.rates import RatesError, measure, read_rates
-from tof2perf.profiles import Profile, ProfileError, load_profile
-from tof2perf.system.files import write_table
-from tof2perf.system.memory import total_bytes
+from tof2perf.cohorts.layout import list_patients
+from tof2perf.cohorts.participants import SPLITS
+from tof2perf.cohorts.workspace import read_dropped
+from tof2perf.maps import MAPS
+from tof2perf.pipeline.graph import steps
+from tof2perf.planning.arithmetic import Arithmetic, count
+from tof2perf.profiles import Profile, ProfileError, load_profile, run_cohorts
+from tof2perf.system.memory import peak_gb, total_bytes
+from tof2perf.system.run import Run
 from tof2perf.volumes.nifti import CohortError
 
-ROOM = 0.9  # of memory and disk that a run may take before it is warned about
+KINDS = {"00": "simulate", "01": "preprocess", "02": "train", "03": "evaluate", "04": "evaluate"}  # all others: pages
+START_S, BASE_GB = 4.0, 0.45  # start and imports of any step (measured on one core of an AMD EPYC)
+# A voxel of the work that a co-registration does costs as much as so many voxels of the TOF (fitted to three profiles).
+REGISTRATION = 33
+# Bytes that training holds: a weight in a step (value, gradient, two moments, best epoch) or while a checkpoint is
+# written; a value that leaves a layer; a voxel of TOF, map and mask with what reading them leaves behind (measured).
+STEP_BYTES, CHECKPOINT_BYTES, ACTIVATION_BYTES, PAIR_BYTES = 20, 48, 9, 18
+SAMPLE_OPERATIONS = 1e12  # a larger training step is timed on a smaller volume
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When every step begins and ends, in seconds, and the most memory of all that runs at one time."""
+class Size(NamedTuple):
+    """One step and the sizes to which its cost is proportional."""
 
-    spans: dict[str, tuple[float, float]]
+    name: str
+    stage: str  # its kind, or "train, initialised" after a model of another cohort
+    kind: str
+    work: float  # voxels of all its patients, operations, or pages
+    memory: float  # voxels or bytes of its largest process
+    disk: float  # voxels, weights, or pages
+
+
+class Rate(NamedTuple):
+    """Cost of one kind of step for a unit of its sizes."""
+
+    seconds: float
     memory_gb: float
-    device_gb: float = 0.0
-    end: float = field(default=0.0)
-
-    def seconds(self, name: str) -> float:
-        """How long a step takes beside the others."""
-        return self.spans[name][1] - self.spans[name][0]
+    disk_gb: float
 
 
-def run_on_paper(steps: Sequence[Step], site: Site) -> Schedule:
-    """Let the steps run, ``site.jobs`` at once in the order given; cores and devices are shared by whoever runs.
-
-    A phase gets its share of what is there: with twice as many threads as cores everything takes twice as long.
-    """
-    waiting = list(steps)
-    running: dict[str, tuple[Step, int, float]] = {}  # phase, and seconds left of it
-    began: dict[str, float] = {}
-    spans: dict[str, tuple[float, float]] = {}
-    now = most = most_device = 0.0
-    while waiting or running:
-        for step in [step for step in waiting if all(name in spans for name in step.after)]:
-            if len(running) < site.jobs:
-                waiting.remove(step)
-                running[step.name], began[step.name] = (step, 0, step.phases[0].seconds), now
-        most = max(most, math.fsum(step.memory_gb * step.processes for step, _, _ in running.values()))
-        phases = {name: step.phases[phase] for name, (step, phase, _) in running.items()}
-        cores = math.fsum(phase.cores for phase in phases.values())
-        devices = math.fsum(phase.devices for phase in phases.values())
-        if site.devices:
-            sharing = max(1, math.ceil(devices / site.devices))
-            most_device = max(most_device, sharing * max(step.device_gb for step, _, _ in running.values()))
-        speed = {
-            name: min(1.0, site.cores / cores, site.devices / devices if phase.devices else 1.0)
-            for name, phase in phases.items()
-        }
-        soonest = min(left / speed[name] for name, (_, _, left) in running.items())
-        now += soonest
-        for name, (step, phase, left) in list(running.items()):
-            left -= soonest * speed[name]
-            if left > 1e-9 * max(1.0, now):
-                running[name] = (step, phase, left)
-            elif phase + 1 < len(step.phases):
-                running[name] = (step, phase + 1, step.phases[phase + 1].seconds)
-            else:
-                del running[name]
-                spans[name] = (began[name], now)
-    return Schedule(spans, most, most_device, now)
+# Kinds that no sample times, on the machine of START_S: seconds and GB a voxel of the test patients, or a page.
+ASSUMED = {"evaluate": Rate(3e-6, 0.9e-6, 1.7e-9), "pages": Rate(2.0, 0.9e-6, 1.5e-3)}
 
 
-def critical_path(steps: Sequence[Step]) -> list[Step]:
-    """The chain of steps that takes longest even if there were room for all at once."""
-    chains: dict[str, tuple[float, list[Step]]] = {}
-    for step in steps:
-        seconds, chain = max((chains[name] for name in step.after), default=(0.0, []), key=lambda entry: entry[0])
-        chains[step.name] = (seconds + step.seconds, [*chain, step])
-    return max(chains.values(), key=lambda entry: entry[0])[1]
-
-
-# --- what is printed --------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit in which one speaks of them.
-
-    >>> duration(42), duration(600), duration(7200), duration(864000)
-    ('42 s', '10 min', '2.0 h', '10.0 days')
-    """
-    for limit, unit, name, digits in ((120, 1, "s", 0), (7200, 60, "min", 0), (172800, 3600, "h", 1)):
-        if seconds < limit:
-            return f"{seconds / unit:.{digits}f} {name}"
-    return f"{seconds / 86400:.1f} days"
-
-
-def table(steps: Sequence[Step], schedule: Schedule) -> list[list[str]]:
-    """Rows a kind of step, and all: steps, time of one, work of cores and devices, memory, disk."""
-    rows = []
-    for kind in (*KINDS, "all"):
-        chosen = [step for step in steps if kind in (step.kind, "all")]
-        if not chosen:
-            continue
-        longest = max(schedule.seconds(step.name) for step in chosen)
-        device = math.fsum(step.device_seconds for step in chosen)
-        rows.append(
-            [
-                kind,
-                str(len(chosen)),
-                duration(schedule.end if kind == "all" else longest),
-                f"{math.fsum(step.core_seconds for step in chosen) / 3600:.2f}",
-                f"{device / 3600:.2f}" if device else "",
-                f"{max(step.memory_gb for step in chosen):.1f}",
-                f"{math.fsum(step.disk_gb for step in chosen):.2f}",
-                f"{sum(step.files for step in chosen):,}",
-            ]
-        )
-    return rows
-
-
-HEADER = ["kind", "steps", "longest", "core hours", "device hours", "largest process (GB)", "disk (GB)", "files"]
-
-
-def checkpoints_gb(profile: Profile, site: Site, models: int) -> float:
-    """What lies on the disk only while models train."""
-    weights = count(profile.network, profile.preprocessing.shape).weights
-    return min(site.jobs, models) * 4 * STORED_BYTES * weights / 1e9
-
-
-def limits(
-    profile: Profile, steps: Sequence[Step], schedule: Schedule, site: Site, *, root: Path, elsewhere: bool
-) -> list[str]:
-    """What will not fit, one sentence each; of machines elsewhere only what can be known here."""
-    disk = math.fsum(step.disk_gb for step in steps)
-    disk += checkpoints_gb(profile, site, sum(step.kind == "train" for step in steps))
-    if elsewhere:
-        return [f"needs {disk:.1f} GB of disk and {schedule.memory_gb:.1f} GB of memory for all that runs at once"]
-    found = []
-    place = next(folder for folder in (root.resolve(), *root.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    if disk > ROOM * free:
-        found.append(f"disk: needs {disk:.1f} GB, {place} has {free:.1f} GB free; give another ROOT")
-    memory = total_bytes() / 1e9
-    if schedule.memory_gb > ROOM * memory:
-        largest = max(step.memory_gb for step in steps)
-        remedy = (
-            f"run fewer steps at once, make -j{max(1, int(ROOM * memory / largest))}"
-            if largest < ROOM * memory
-            else "one step alone needs more than there is: take a smaller profile, or checkpoint_activations"
-        )
-        found.append(f"memory: {schedule.memory_gb:.1f} GB at once, this machine has {memory:.1f} GB; {remedy}")
-    if site.devices:
-        import torch
-
-        if torch.cuda.is_available():
-            own = torch.cuda.get_device_properties(0).total_memory / 1e9
-            if schedule.device_gb > ROOM * own:
-                found.append(
-                    f"GPU: the models that share one need {schedule.device_gb:.1f} GB, it has {own:.1f} GB; run make "
-                    f"-j{site.devices}, or set checkpoint_activations"
-                )
-    return found or [f"fits: {disk:.1f} GB of disk, {schedule.memory_gb:.1f} GB of memory at once"]
-
-
-def against(folder: Path, steps: Sequence[Step], schedule: Schedule) -> list[list[str]]:
-    """Predicted beside what a finished run took, by kind of step, from its stamps.
+def patients(profile: Profile, data: str = "", *, root: Path = Path()) -> dict[str, dict[str, float]]:
+    """Count the patients of a run by cohort and split; own data are divided in the profile's proportions.
 
     Raises:
-        CohortError: the folder has no stamps.
+        ProfileError: a cohort that the profile does not know, or none.
     """
-    stamps = {}
-    for path in sorted((folder / ".stamps").glob("*.json")):
-        stamp = json.loads(path.read_text(encoding="utf-8"))
-        stamps[stamp["step"]] = stamp
-    if not stamps:
-        raise CohortError(f"{folder}: no finished steps in .stamps; give a run's folder under results")
-    rows = []
-    for kind in KINDS:
-        chosen = [step for step in steps if step.kind == kind and step.name in stamps]
-        if not chosen:
-            continue
-        took = [stamps[step.name] for step in chosen]
-        cells = [kind, f"{len(chosen)}"]
-        pairs = [
-            (math.fsum(schedule.seconds(step.name) for step in chosen), math.fsum(entry["seconds"] for entry in took)),
-            (max(step.memory_gb for step in chosen), max(entry["peak_memory_gb"] for entry in took)),
-            (
-                math.fsum(step.disk_gb for step in chosen),
-                math.fsum(size for entry in took for _, size, *_ in entry["outputs"].values()) / 1e9,
-            ),
-        ]
-        for (predicted, measured), digits in zip(pairs, (0, 2, 3), strict=True):
-            ratio = f"{predicted / measured:.2f}" if measured and predicted else ""
-            cells += [f"{predicted:.{digits}f}", f"{measured:.{digits}f}", ratio]
-        rows.append(cells)
-    return rows
+    run, counts = Run(profile.name, root, data), {}
+    for name in run_cohorts(profile.cohorts, data=data, name=f"profile {profile.name}"):
+        shares = {split: getattr(profile.cohorts[name], split) for split in SPLITS}
+        everyone = sum(shares.values())
+        if data:
+            everyone = len(list_patients(run.cohort(name))) - len(read_dropped(run.dropped, name))
+        counts[name] = {split: everyone * share / sum(shares.values()) for split, share in shares.items()}
+    return counts
 
 
-AGAINST = ["kind", "steps"] + [
-    f"{what}, {which}" for what in ("seconds", "memory (GB)", "disk (GB)") for which in ("planned", "taken", "ratio")
-]
+def measure(run: Run, profile: Profile, counts: dict[str, dict[str, float]]) -> list[Size]:
+    """Measure every step of ``make paper``; those of one stage run side by side, stages one after another."""
+    phantom, voxels, tof = profile.phantom, math.prod(profile.preprocessing.shape), math.prod(profile.phantom.tof_shape)
+    aligned = tof * math.prod(phantom.tof_voxel_mm) / profile.preprocessing.registration_mm**3
+    cost = arithmetic(profile, profile.preprocessing.shape)
+    held = max(CHECKPOINT_BYTES * cost.weights, STEP_BYTES * cost.weights + ACTIVATION_BYTES * cost.activations)
+    sizes = []
+    for step in steps(run, profile, counts):
+        kind, name = KINDS.get(step.notebook[:2], "pages"), step.parameters.get("cohort", "")
+        initialised = kind == "train" and any(before.startswith("02-") for before in step.after)
+        stage = f"{kind}, initialised" if initialised else kind
+        size: tuple[float, float, float] = (1, voxels, 1)
+        split = counts.get(name, {})
+        everyone, train, validation = sum(split.values()), split.get("train", 0), split.get("validation", 0)
+        if kind == "simulate":
+            scans = tof + math.prod(phantom.dsc_shape) * profile.cohorts[name].simulation.frames
+            size = everyone * tof, tof, everyone * scans
+        elif kind == "preprocess":
+            volumes = 2 + len(profile.cohorts[name].maps)
+            size = everyone * (tof + REGISTRATION * aligned), tof, everyone * voxels * volumes
+        elif kind == "train":
+            work = profile.epochs[name] * (train * sum(cost.step.values()) + validation * cost.forward)
+            size = work, PAIR_BYTES * voxels * (train + validation) + held, cost.weights
+        elif kind == "evaluate":
+            size = split["test"] * voxels, voxels, split["test"] * voxels
+        if not step.for_students:
+            sizes.append(Size(step.name, stage, kind, *size))
+    return sizes
 
 
-def text_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table for a terminal."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
-    return "\n".join(lines)
+def arithmetic(profile: Profile, shape: tuple[int, ...]) -> Arithmetic:
+    """Count one training step of a profile on a volume of ``shape`` voxels."""
+    maps, training = len(MAPS) if profile.together else 1, profile.training
+    options = {"adversarial": training.adversarial_weight > 0, "recompute": training.checkpoint_activations}
+    return count(profile.network, shape, maps=maps, **options)
+
+
+def rates_of_run(results: Path) -> dict[str, Rate]:
+    """Read the cost of each kind of step from the stamps of a finished run.
+
+    Make runs as many steps at once as there are cores, so the seconds of a step are taken for core seconds.
+
+    Raises:
+        CohortError: the run is not finished, or not of simulated cohorts.
+    """
+    if not (results / "manifest.json").is_file():
+        raise CohortError(f"{results}: no finished run; give a folder below results that has a manifest.json")
+    profile = load_profile(json.loads((results / "manifest.json").read_text(encoding="utf-8"))["profile"])
+    run = Run(profile.name, results.parents[1])
+    if results.name != run.name:
+        raise CohortError(f"{results}: a run of own data; give one of simulated cohorts, whose patients are known")
+    sizes, rates = measure(run, profile, patients(profile)), {}
+    for kind in {size.kind for size in sizes}:
+        of_kind = [size for size in sizes if size.kind == kind]
+        stamps = [json.loads(run.stamp(size.name).read_text(encoding="utf-8")) for size in of_kind]
+        seconds = math.fsum(max(stamp["seconds"] - START_S, 0.1 * stamp["seconds"]) for stamp in stamps)
+        memory = max(max(stamp["peak_memory_gb"] for stamp in stamps) - BASE_GB, 0.0)
+        written = sum(written for stamp in stamps for _, written, *_ in stamp["outputs"].values())
+        work, disk = math.fsum(size.work for size in of_kind), math.fsum(size.disk for size in of_kind)
+        rates[kind] = Rate(seconds / work, memory / max(size.memory for size in of_kind), written / 1e9 / disk)
+    return rates
+
+
+def time_sample(profile: Profile) -> dict[str, Rate]:
+    """Time one patient and one training step, each in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as process:
+        return process.submit(_patient, profile).result() | process.submit(_training, profile).result() | ASSUMED
+
+
+def _patient(profile: Profile) -> dict[str, Rate]:
+    """Simulate and preprocess a patient twice; the second time nothing has to be loaded any more."""
+    from tof2perf.phantom.patient import simulate_patient
+    from tof2perf.preprocessing.preprocess import preprocess_patient
+
+    name, cohort = next((name, cohort) for name, cohort in profile.cohorts.items() if cohort.simulated)
+    simulate, preprocess, *_ = measure(Run(profile.name, ""), profile, {name: dict.fromkeys(SPLITS, 1 / 3)})
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            scans, prepared = Path(folder, "scans"), Path(folder, "prepared")
+            began = time.process_time()
+            simulate_patient(scans, "sub-0001", cohort=cohort, phantom=profile.phantom, seed=(profile.seed,))
+            between = time.process_time()
+            preprocess_patient(scans, "sub-0001", prepared, cohort=cohort, settings=profile.preprocessing)
+            ended = time.process_time()
+            gb = [sum(p.stat().st_size for p in each.rglob("*") if p.is_file()) / 1e9 for each in (scans, prepared)]
+    memory = max(peak_gb() - BASE_GB, 0.0) / simulate.memory
+    return {
+        "simulate": Rate((between - began) / simulate.work, memory, gb[0] / simulate.disk),
+        "preprocess": Rate((ended - between) / preprocess.work, memory, gb[1] / preprocess.disk),
+    }
+
+
+def _training(profile: Profile) -> dict[str, Rate]:
+    """Time training steps on a processor core or on this machine's GPU."""
+    import torch
+
+    from tof2perf.gan.devices import make_fabric
+    from tof2perf.gan.pix2pix import Pix2Pix
+
+    shape, training = profile.preprocessing.shape, dataclasses.replace(profile.training, devices=1, batch=1)
+    while (operations := sum(arithmetic(profile, shape).step.values())) > SAMPLE_OPERATIONS:
+        shape = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
+    maps, fabric = len(MAPS) if profile.together else 1, make_fabric(training)
+    clock = time.process_time if fabric.device.type == "cpu" else time.perf_counter
+    model = Pix2Pix(profile.network, training, maps=maps, seed=1, fabric=fabric)
+    volumes = torch.rand(1, 1 + maps, *shape, device=fabric.device)
+    times = [clock()]
+    for _ in range(4):
+        model.step(volumes[:, :1], volumes[:, 1:], rate=1.0)
+        times.append(clock())
+    fastest = min(end - start for start, end in itertools.pairwise(times))
+    return {"train": Rate(fastest / operations, 1e-9, 4e-9)}  # sizes are in bytes, and in weights of four bytes
+
+
+def predict(
+    sizes: list[Size], rates: dict[str, Rate], *, cores: int, devices: int = 0, rate: float = 0.0
+) -> pd.DataFrame:
+    """Estimate every stage of a run on machines as fast as the one of the rates.
+
+    Args:
+        sizes: of the steps, from :func:`measure`.
+        rates: cost of each kind of step.
+        cores: processor cores, and steps at once.
+        devices: GPUs that train one model each; 0 if cores train.
+        rate: operations a second of one GPU; 0 for the rate that was measured.
+
+    Returns:
+        One row a stage: hours of work of cores and GPUs, ``hours`` from its start to its end, memory of the largest
+        process and of all that run ``at once``, and the disk space of what it leaves.
+    """
+    rows = {}
+    for stage in dict.fromkeys(size.stage for size in sizes):
+        members = [size for size in sizes if size.stage == stage]
+        kind, unit = members[0].kind, rates[members[0].kind]
+        device, spread = kind == "train" and devices > 0, kind in ("simulate", "preprocess")
+        seconds = [START_S + size.work * (1 / rate if device and rate else unit.seconds) for size in members]
+        threads = {"simulate": cores, "preprocess": cores, "train": max(1, cores // 5)}.get(kind, 1)  # as the Makefile
+        width, threads = (devices, 1) if device else (cores, threads)
+        work, memory = math.fsum(seconds) / 3600, BASE_GB + max(size.memory for size in members) * unit.memory_gb
+        rows[stage] = {
+            "steps": len(members),
+            "core hours": 0.0 if device else work,
+            "GPU hours": work if device else 0.0,
+            "hours": max(work / width, max(seconds) / 3600 / threads),
+            "memory (GB)": memory,
+            "at once (GB)": memory * min(width, len(members)) * (cores if spread else 1),
+            "disk (GB)": math.fsum(size.disk for size in members) * unit.disk_gb,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -238,71 +237,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tof2perf.planning.plan", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", required=True)
     parser.add_argument("--data", default="", help="own cohorts, whose patients are counted")
-    parser.add_argument("--root", type=Path, default=Path(), help="folder that data/ and results/ would be written to")
-    parser.add_argument("--cores", type=int, help="processor cores; those of this machine by default")
-    parser.add_argument("--devices", type=int, help="GPUs, each of which trains one model; this machine's by default")
-    parser.add_argument("--rate", type=float, help="TFLOP/s that one device reaches in a training step")
-    parser.add_argument("--jobs", type=int, help="steps at once, as make -j; cores, or devices if more, by default")
-    parser.add_argument("--patients", type=int, help="plan for so many patients instead, in the profile's proportions")
-    parser.add_argument("--rates", type=Path, help="measured before, with --save")
-    parser.add_argument("--save", type=Path, help="keep what is measured in this file")
-    parser.add_argument("--against", type=Path, help="compare with a finished run, a folder under results")
-    parser.add_argument("--save-against", type=Path, help="keep that comparison in this table")
-    found = parser.parse_args(arguments)
+    parser.add_argument("--root", type=Path, default=Path(), help="folder that data/ and results/ are written to")
+    parser.add_argument("--from", dest="run", type=Path, help="finished run to scale from, a folder below results")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--devices", type=int, default=0, help="GPUs that train one model each")
+    parser.add_argument("--rate", type=float, default=0.0, help="TFLOP/s that one GPU reaches in a training step")
+    options = parser.parse_args(arguments)
     try:
-        return _report(found)
-    except (ProfileError, CohortError, RatesError, OSError) as error:
+        profile = load_profile(options.profile)
+        counts = patients(profile, options.data, root=options.root)
+        run = Run(profile.name, options.root, options.data)
+        given = options.run or (run.results if (run.results / "manifest.json").is_file() and not options.data else None)
+        print(f"scaling {given}" if given else "timing a patient and a training step ...", file=sys.stderr, flush=True)
+        rates = rates_of_run(given) if given else time_sample(profile)
+    except (ProfileError, CohortError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def _report(found: argparse.Namespace) -> int:
-    profile = load_profile(found.profile)
-    counts = patients(profile, found.data, root=found.root)
-    if found.patients:
-        counts = enlarged(counts, found.patients)
-    if found.rates:
-        rates = read_rates(found.rates, profile.name)
-    else:
-        print("timing a few patients and training steps ...", file=sys.stderr, flush=True)
-        rates = measure(profile, cores=min(found.cores or available_cores(), available_cores()))
-    if found.save:
-        found.save.parent.mkdir(parents=True, exist_ok=True)
-        found.save.write_text(json.dumps(dataclasses.asdict(rates), indent=1) + "\n", encoding="utf-8")
-    site = choose_site(rates, cores=found.cores, devices=found.devices, rate=found.rate, jobs=found.jobs)
-    steps = plan_steps(profile, rates, site, counts, simulated=not found.data)
-    schedule = run_on_paper(steps, site)
-    number = sum(sum(split.values()) for split in counts.values())
-    cohorts = ", ".join(f"{name} {'/'.join(str(entry) for entry in split.values())}" for name, split in counts.items())
-    print(f"{profile.name}: {number} patients (train/validation/test: {cohorts}), {len(steps)} steps")
-    speed = "" if site.rate else f", {rates.step_rate / 1e9:.0f} GFLOP/s in a training on {rates.device}"
-    print(f"timed on: {rates.machine}{speed}\n")
-    print(text_table(HEADER, table(steps, schedule)))
-    where = (
-        f"{site.devices} devices" + (f" of {site.rate / 1e12:g} TFLOP/s" if site.rate else "") if site.devices else ""
-    )
-    print(
-        f"\n{duration(schedule.end)} on {site.cores} cores"
-        + (f" and {where}" if where else "")
-        + f", {site.jobs} at once"
-    )
-    chain = critical_path(steps)
-    print(
-        f"at least {duration(math.fsum(step.seconds for step in chain))}, however many: "
-        + " > ".join(step.name for step in chain)
-    )
-    for line in limits(profile, steps, schedule, site, root=found.root, elsewhere=bool(found.rate)):
-        print(line)
-    if found.against:
-        compared = pd.DataFrame(against(found.against, steps, schedule), columns=AGAINST)
-        print()
-        print(text_table(AGAINST, compared.to_numpy().tolist()))
-        if found.save_against:
-            compared.insert(0, "run", profile.name)
-            if found.save_against.is_file():
-                others = pd.read_csv(found.save_against, dtype=str, keep_default_na=False)
-                compared = pd.concat([others[others.run != profile.name], compared])
-            write_table(found.save_against, compared)
+    sizes = measure(run, profile, counts)
+    plan = predict(sizes, rates, cores=options.cores, devices=options.devices, rate=options.rate * 1e12)
+    split = ", ".join(f"{name} {'/'.join(f'{n:.0f}' for n in split.values())}" for name, split in counts.items())
+    print(f"{profile.name}: patients (train/validation/test) {split}\n\n{plan.to_markdown(floatfmt='.2f')}\n")
+    free = shutil.disk_usage(next(folder for folder in options.root.resolve().parents if folder.exists())).free
+    print(f"time: about {plan.hours.sum():.1f} hours on {options.cores} cores and {options.devices} GPUs")
+    print(f"disk: {plan['disk (GB)'].sum():.1f} GB; free here: {free / 1e9:.1f} GB")
+    print(f"memory: {plan['at once (GB)'].max():.1f} GB at once; this machine: {total_bytes() / 1e9:.1f} GB")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Numbers in prose come from results: fills the tables between the marks of a text from one run's folder.
 
-``python -m tof2perf.report.tables`` rewrites README.md and the page on scaling from results/reference; a test checks
+``python -m tof2perf.report.tables`` rewrites README.md from results/reference; a test checks
 that nothing is left to rewrite. The pages of the book have the same marks and are filled from the run that they show.
 """
 
@@ -16,8 +16,7 @@ from tof2perf.maps import MAPS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PUBLISHED = REPOSITORY / "data" / "published"
-SCALING = REPOSITORY / "results" / "reference" / "scaling"  # belongs to no run
-FILLED = (REPOSITORY / "README.md", REPOSITORY / "notebooks" / "book" / "scaling.md")  # stored with their tables
+FILLED = (REPOSITORY / "README.md",)  # stored with its tables
 ABSENT = "*This run has no such numbers.*\n"
 MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -228,50 +227,6 @@ def findings(results: Path) -> str:
     return markdown(["finding", "value", "meaning"], rows)
 
 
-def scaling_size(results: Path) -> str:
-    """One training step by volume and filters, from :mod:`tof2perf.planning.scaling`."""
-    table = pd.read_csv(SCALING / "size.csv")
-    rows = [
-        [
-            row.volume,
-            str(row.filters),
-            f"{row.tflop:.3g}",
-            f"{row.weights_million:.0f}",
-            f"{row.step_gb:.1f}",
-            f"{row.core_seconds:.2g}",
-            f"{row.device_seconds:.2g}",
-        ]
-        for row in table.itertuples()
-    ]
-    device = f"seconds at {table.tflops[0]:g} TFLOP/s"
-    header = ["voxels", "filters", "TFLOP", "weights (million)", "memory (GB)", "seconds on a core", device]
-    return markdown(header, rows)
-
-
-def scaling_patients(results: Path) -> str:
-    """A whole run by profile and number of patients, from :mod:`tof2perf.planning.scaling`."""
-    table = pd.read_csv(SCALING / "patients.csv")
-    rows = []
-    for row in table.itertuples():
-        disk = row.simulated_gb, row.preprocessed_gb, row.results_gb
-        cells = [f"{row.core_hours:,.0f}", f"{row.device_hours:,.1f}", f"{row.hours:,.1f}"]
-        cells += [f"{value:,.0f}" for value in disk] + [f"{row.files:,}"]
-        cells += [f"{value:,.0f}" for value in (row.train_memory_gb, row.evaluate_memory_gb)]
-        rows.append([row.profile, f"{row.patients:,}", *cells, f"{row.evaluate_hours:,.1f}"])
-    header = ["profile", "patients", "core hours", "device hours", "hours", "scans (GB)", "preprocessed (GB)"]
-    header += ["results (GB)", "files", "a training (GB)", "an evaluation (GB)", "an evaluation (hours)"]
-    first = table.iloc[0]
-    place = f"{first.devices} devices that reach {first.tflops:g} TFLOP/s (assumption) and {first.cores} cores"
-    text = f"*Hours* are on {place}."
-    return f"{text}\n\n{markdown(header, rows)}"
-
-
-def scaling_against(results: Path) -> str:
-    """What runs took beside what was planned."""
-    table = pd.read_csv(SCALING / "against.csv", keep_default_na=False, dtype=str)
-    return markdown(list(table), table.to_numpy().tolist())
-
-
 TABLES: dict[str, Callable[[Path], str]] = {
     table.__name__.replace("_", "-"): table
     for table in (
@@ -288,9 +243,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
         table1,
         claimed,
         findings,
-        scaling_size,
-        scaling_patients,
-        scaling_against,
     )
 }
 
