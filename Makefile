@@ -128,7 +128,7 @@ bench: | environment  ## time and memory of simulation, deconvolution and the tr
 	@$(PYTHON) tests/tools/benchmark_tables.py '$(ROOT)/results/benchmarks.json'
 
 chaos: | environment  ## every fault that long runs meet, on copies of a smoke run, and what the next make does: a matrix
-	@$(PYTHON) tests/tools/chaos.py$(if $(ONLY), --only '$(ONLY)')
+	@PYTHONPATH='$(CURDIR):$(CURDIR)/tests' $(PYTHON) tests/tools/chaos.py$(if $(ONLY), --only '$(ONLY)')
 
 plan: | environment  ## hours, disk and memory before a run, or FROM=results/laptop; for machines elsewhere CORES= DEVICES= RATE= (TFLOP/s)
 	@$(PYTHON) -m tof2perf.planning.plan $(OF_RUN) --cores $(CORES)$(if $(DEVICES), --devices '$(DEVICES)')$(if \

@@ -25,7 +25,7 @@ from tof2perf.cohorts.splits import given_splits, listed_patients
 from tof2perf.cohorts.workspace import Workspace
 from tof2perf.profiles import CohortProfile, ProfileError, load_profile
 from tof2perf.system.files import write_table
-from tof2perf.system.workers import tied
+from tof2perf.system.workers import one_thread_each, tied
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import CohortError, Finding, in_mask
 
@@ -81,7 +81,7 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
     patients = listed_patients(folder, table)
     problems = [problem(*found) for found in _check_table(folder, table, patients)]
     work = joblib.delayed(check_patient)
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
+    with one_thread_each():
         pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
         results = pool(work(folder, patient, cohort) for patient in patients)
         bar = tqdm(results, total=len(patients), desc=f"check {name}", mininterval=1.0)

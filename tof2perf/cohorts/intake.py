@@ -25,7 +25,7 @@ from tof2perf.perfusion.dsc import analyse_series
 from tof2perf.perfusion.series import find_baseline, head_mask
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.files import link, write_json, write_text
-from tof2perf.system.workers import tied
+from tof2perf.system.workers import one_thread_each, tied
 from tof2perf.volumes import nifti
 from tof2perf.volumes.nifti import Finding, write_volume
 
@@ -73,7 +73,7 @@ def take_in(
         if stale.name not in keep:
             shutil.rmtree(stale)
     work = joblib.delayed(complete_patient)
-    with joblib.parallel_config("loky", inner_max_num_threads=1):
+    with one_thread_each():
         pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
         results = pool(work(folder, patient, target, cohort=cohort, threshold_s=threshold_s) for patient in patients)
         late_ml = dict(zip(patients, tqdm(results, total=len(patients), desc="intake", mininterval=1.0), strict=True))

@@ -23,7 +23,7 @@ from tof2perf.preprocessing import skullstrip
 from tof2perf.preprocessing.training_range import record_inputs
 from tof2perf.profiles import CohortProfile, PreprocessingProfile
 from tof2perf.system.files import locked, write_bytes, write_json, write_table, write_text
-from tof2perf.system.workers import tied
+from tof2perf.system.workers import one_thread_each, tied
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import Finding, write_volume
 
@@ -83,7 +83,7 @@ def preprocess_cohort(
         _require_files(cohort_folder, patient, cohort)
     work = joblib.delayed(preprocess_patient)
     with locked(out_folder):
-        with joblib.parallel_config("loky", inner_max_num_threads=1):
+        with one_thread_each():
             pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
             results = pool(work(cohort_folder, p, out_folder, cohort=cohort, settings=settings) for p in patients)
             rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))

@@ -1,6 +1,7 @@
 """Processes that end when the one they work for has ended, however it ended."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def end_with(parent: int) -> None:
     """Send this process SIGTERM as soon as ``parent`` is no longer its parent.
 
-    kill -9 leaves no time to tell one's children, and Unix hands them to another parent without a word.
+    kill -9 leaves no time to end one's children; the system silently gives them another parent.
     """
 
     def watch() -> None:
@@ -26,13 +27,31 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def can_share() -> bool:
+    """Whether the system lets processes work together: a read-only or absent ``/dev/shm`` does not."""
+    try:
+        multiprocessing.Lock()
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def one_thread_each() -> Any:
+    """Let joblib start processes of one thread each inside ``with``; or none, if they cannot work together."""
+    import joblib  # heavier than all else here
+
+    return (
+        joblib.parallel_config("loky", inner_max_num_threads=1) if can_share() else joblib.parallel_config("sequential")
+    )
+
+
 def tied() -> dict[str, Any]:
     """Options for ``joblib.Parallel``: its workers end with this process.
 
     Without them, the workers of a process that was killed finish what they had been given and then wait for more, some
     minutes long. At full size one could still write its patient when a later run has begun, with other settings.
     """
-    return {"initializer": end_with, "initargs": (os.getpid(),)}
+    return {"initializer": end_with, "initargs": (os.getpid(),)} if can_share() else {}
 
 
 def end_with_parent_after_exec(number: int = signal.SIGTERM) -> None:
