@@ -204,10 +204,10 @@ def test_a_step_comes_after_every_step_whose_files_its_notebook_reads(step):
     notebook = fingerprints.read_notebook(FOLDER / f"{step.notebook}.ipynb")
     code = "\n".join(ast.unparse(tree) for tree in notebook.trees())
     made_by = {
-        r"workspace\.preprocessed\(": "01-preprocess",
+        r"workspace\.(preprocessed|training_volumes)\(": "01-preprocess",
         r"workspace\.model\(|load_generator\(": "02-train",
         r"workspace\.metrics\(": "03-evaluate",
-        r"workspace\.prediction_path\(|workspace\.predictions\(": "03-evaluate",
+        r"workspace\.prediction(_path|s)?\(": "03-evaluate",
         r"workspace\.rating|collect_masks\(": "12-rating",
         r"workspace\.relative\(": "03-evaluate",
         r"workspace\.oracle\(": "00-simulate",
