@@ -1,9 +1,15 @@
 """Comparison with reference results, and the tolerances that runs with other seeds give."""
 
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from tof2perf.report import spread, verification
 
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "laptop"
 TABLE = """\
 cohort,map,predictor,convention,metric,mean,sd,n
 acute,tmax,gan,brain,ssim,0.812,0.041,20
@@ -61,7 +67,7 @@ def test_a_measured_spread_takes_the_place_of_an_assumed_tolerance(results, refe
     assert outcome(results, reference)["tables/table1.csv"] == "within tolerance"
     for tolerance, expected in (("0.002", "differs"), ("0.004", "within tolerance")):
         (reference / "spread.csv").write_text(
-            f"table,entry,tolerance\ntables/table1.csv,acute tmax gan brain ssim/mean,{tolerance}\n"
+            f"table,kind,tolerance,missing\ntables/table1.csv,gan brain ssim/mean,{tolerance},0\n"
         )
         assert outcome(results, reference)["tables/table1.csv"] == expected
 
@@ -143,14 +149,14 @@ def test_what_no_seed_changes_must_be_equal_but_for_rounding(tmp_path, rng):
         assert verification.verify(runs[1], runs[0])[0].passed is passes
 
 
-def test_the_spread_of_a_kind_of_entry_is_pooled_over_patients(tmp_path, rng):
+def test_a_kind_has_the_largest_spread_of_its_entries_and_the_freedom_of_all(tmp_path, rng):
     runs = [run_with_seed(tmp_path / f"seed{k}", rng, patients=200) for k in range(3)]
-    rows = spread.measure_spread(runs)
-    found = [row for row in rows if " gan/" in str(row["entry"])]
-    assert len(found) == 200 and {row["degrees_of_freedom"] for row in found} == {400}
-    assert min(row["sd"] for row in found) == pytest.approx(0.02, rel=0.1)
+    (row,) = spread.measure_spread(runs).itertuples()  # the mean map is the same in all runs
+    assert (row.kind, row.entries, row.runs) == ("gan/dice", 200, 3)
+    values = [pd.read_csv(run / "tables" / "dice.csv").query("predictor == 'gan'").dice.to_numpy() for run in runs]
+    assert row.sd == pytest.approx(np.std(values, axis=0, ddof=1).max())
     # sqrt(2) times the 99.95 % quantile of the normal distribution, 3.29, which t approaches
-    assert found[0]["tolerance"] / found[0]["sd"] == pytest.approx(2**0.5 * 3.31, rel=0.01)
+    assert row.tolerance / row.sd == pytest.approx(2**0.5 * 3.31, rel=0.01)
 
 
 def test_what_some_seeds_cannot_compute_is_not_held_against_a_run(tmp_path):
@@ -164,19 +170,36 @@ def test_what_some_seeds_cannot_compute_is_not_held_against_a_run(tmp_path):
 
 
 def test_words_have_no_spread(tmp_path, rng):
-    rows = spread.measure_spread([run_with_seed(tmp_path / f"seed{k}", rng) for k in range(2)])
-    assert not any(str(row["entry"]).endswith("source") for row in rows)
+    table = spread.measure_spread([run_with_seed(tmp_path / f"seed{k}", rng) for k in range(2)])
+    assert not table.kind.str.endswith("source").any()
 
 
-def test_metrics_without_a_unit_are_pooled_over_maps_and_others_are_not(tmp_path, rng):
+def test_metrics_without_a_unit_share_a_tolerance_over_maps_and_others_do_not(tmp_path, rng):
     runs = []
     for seed in range(3):
         runs.append(tmp_path / f"seed{seed}")
         (runs[-1] / "tables").mkdir(parents=True)
         lines = [f"acute,{m},{k},{rng.normal(1, 0.01)}" for m in ("tmax", "cbf", "cbv") for k in ("ssim", "mae")]
         (runs[-1] / "tables" / "t.csv").write_text("\n".join(["cohort,map,metric,mean", *lines]) + "\n")
-    freedom = {row["entry"]: row["degrees_of_freedom"] for row in spread.measure_spread(runs)}
-    assert freedom["acute tmax ssim/mean"] == 6 and freedom["acute tmax mae/mean"] == 2
+    entries = dict(spread.measure_spread(runs)[["kind", "entries"]].itertuples(index=False))
+    assert entries == {"ssim/mean": 3, "mae tmax/mean": 1, "mae cbf/mean": 1, "mae cbv/mean": 1}
+
+
+@pytest.mark.parametrize(("impostor", "metric"), [("mean-map", "mae"), ("constant", "ssim")])
+def test_another_predictor_in_the_gans_place_is_refused(tmp_path, impostor, metric):
+    """Within the stored tolerances, which come from three trainings of the profile laptop."""
+    shutil.copytree(REFERENCE / "tables", tmp_path / "tables")
+    assert all(entry.passed for entry in verification.verify(tmp_path, REFERENCE))
+    table = pd.read_csv(tmp_path / "tables" / "table1.csv")
+    table = table.set_index(["predictor", "cohort", "map", "metric"]).sort_index()
+    for convention in ("paper", "brain"):
+        chosen = (table.convention == convention) & (table.index.get_level_values("metric") == metric)
+        gan = chosen & (table.index.get_level_values("predictor") == "gan")
+        other = table[chosen].loc[impostor, "mean"]
+        table.loc[gan, "mean"] = [other.loc[key[1:]] for key in table.index[gan]]
+    table.reset_index().to_csv(tmp_path / "tables" / "table1.csv", index=False)
+    missed = {entry.name: entry for entry in verification.verify(tmp_path, REFERENCE) if not entry.passed}
+    assert missed.keys() == {"tables/table1.csv"} and all("gan" in miss for miss in missed["tables/table1.csv"].misses)
 
 
 @pytest.mark.parametrize("fault", ["one run", "other entries", "unfinished"])

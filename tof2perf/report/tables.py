@@ -65,7 +65,7 @@ def lesions(results: Path) -> str:
 
 def seeds(results: Path) -> str:
     """How far lesions and errors of the GAN differ between trainings that differ in their seed alone."""
-    table = pd.read_csv(results / "spread.csv").set_index("entry")
+    table = pd.read_csv(results / "spread.csv").set_index("kind")
     rows = []
     for entry, text in (
         ("predictors/gan/mean", "mean Dice"),
