@@ -11,6 +11,7 @@ import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from helpers.made_up_head import COHORT, SETTINGS, images, write
 from helpers.tiny_model import write_model
 
@@ -45,7 +46,8 @@ def root(tmp_path_factory):
     out = root / "data" / "preprocessed" / "smoke" / "acute"
     preprocess.preprocess_cohort(folder, out, cohort=COHORT, settings=SETTINGS, jobs=1)
     for number, name in enumerate(MAPS):
-        write_model(root / "results" / "smoke" / "models" / f"acute_{name}", name, seed=number)
+        model = write_model(root / "results" / "smoke" / "models" / f"acute_{name}", name, seed=number)
+        write_json(model / RECORD, json.loads((out / RECORD).read_text()))  # as training does
     return root
 
 
@@ -124,9 +126,7 @@ def test_the_same_scan_gives_the_same_bytes(maps_of_scan, models, scan, tmp_path
 
 def test_a_generator_of_all_maps_looks_at_the_scan_once(models, scan, tmp_path, monkeypatch):
     model = write_model(tmp_path / "moved" / "mine_all", "all")
-    (model / RECORD).write_bytes(
-        (models.parents[2] / "data" / "preprocessed" / "smoke" / "acute" / RECORD).read_bytes()
-    )
+    (model / RECORD).write_bytes((models / "acute_tmax" / RECORD).read_bytes())
     passes = []
     forward = UNetGenerator.forward
     monkeypatch.setattr(UNetGenerator, "forward", lambda self, tof: passes.append(1) or forward(self, tof))
@@ -169,24 +169,20 @@ def test_missing_or_damaged_weights_are_named(models, scan, tmp_path):
     with pytest.raises(PredictionError, match="train models first"):
         find_models(tmp_path)
     folder = write_model(tmp_path / "acute_tmax", "tmax")
+    write_json(folder / RECORD, json.loads((models / "acute_tmax" / RECORD).read_text()))
     content = bytearray((folder / "generator.safetensors").read_bytes())
     content[-50] ^= 1
     (folder / "generator.safetensors").write_bytes(bytes(content))
     with pytest.raises(WeightsError, match="damaged"):
-        predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], profile="smoke", progress=False)
+        predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_weights_without_a_record_say_so_and_are_prepared_for_as_their_run_is_named(scan, tmp_path):
-    folder = write_model(tmp_path / "results" / "smoke-clinic" / "models" / "acute_tmax", "tmax")
-    made = predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
-    assert made.warnings[0].startswith("these weights do not say what their training data were like")
-    assert made.label == "source not recorded, run smoke-clinic, acute"
-    moved = write_model(tmp_path / "weights" / "acute_tmax", "tmax")
-    with pytest.raises(PredictionError, match="name the profile"):
-        predict(scan[0], moved, tmp_path / "other", brain_mask=scan[1], progress=False)
-    again = predict(scan[0], moved, tmp_path / "other", brain_mask=scan[1], profile="smoke", progress=False)
-    assert again.paths["tmax"].read_bytes() == made.paths["tmax"].read_bytes()
+def test_weights_that_do_not_say_how_to_prepare_a_scan_are_refused(scan, tmp_path):
+    folder = write_model(tmp_path / "weights" / "acute_tmax", "tmax")
+    with pytest.raises(PredictionError, match=rf"{folder / RECORD}: missing, it says how to prepare a TOF"):
+        predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 # --- input that is unlike the training data --------------------------------------------------------------------------
@@ -232,7 +228,7 @@ def test_a_scan_unlike_the_training_data_is_warned_about(models, tmp_path, chang
 
 def test_another_way_to_find_the_brain_than_in_training_is_told(models, scan, tmp_path):
     folder = write_model(tmp_path / "acute_tmax", "tmax")
-    record = json.loads((models.parents[2] / "data/preprocessed/smoke/acute" / RECORD).read_text())
+    record = json.loads((models / "acute_tmax" / RECORD).read_text())
     assert record["skull_strip"] == ["given"]
     write_json(folder / RECORD, record | {"skull_strip": ["synthstrip"], "source": "own data clinic"})
     made = predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
@@ -244,7 +240,6 @@ def test_the_range_is_widened_by_half_of_itself_or_a_tenth_of_the_value():
     record = {"ranges": {"brain_ml": [1000.0, 1400.0], "voxel_x_mm": [1.0, 1.0]}}
     assert unlike({"brain_ml": 1590.0, "voxel_x_mm": 1.09}, record) == []
     assert len(unlike({"brain_ml": 790.0, "voxel_x_mm": 1.11}, record)) == 2
-    assert unlike({"brain_ml": 0.0}, None) == []
 
 
 # --- bad input, and the command line ---------------------------------------------------------------------------------
@@ -280,6 +275,51 @@ def test_a_bad_scan_is_one_line_and_leaves_nothing(models, tmp_path, capsys, cas
     assert message.startswith("error: ") and "\n" not in message
     assert str(path) in message
     assert {"4D": "4 dimensions"}.get(case, case) in message
+    assert not (tmp_path / "out").exists()
+
+
+def without_orientation(source, target):
+    """Copy an image without qform and sform."""
+    image = nib.load(source)
+    bare = nib.Nifti1Image(np.asarray(image.dataobj), None)
+    bare.header.set_zooms(image.header.get_zooms())
+    bare.header["qform_code"] = bare.header["sform_code"] = 0
+    nib.save(bare, target)
+    return target
+
+
+def test_a_scan_without_orientation_is_refused_until_its_orientation_is_stated(models, scan, tmp_path, maps_of_scan):
+    tof, brain = (without_orientation(path, tmp_path / path.name) for path in scan)
+    model = models / "acute_cbf"
+    with pytest.raises(nifti.CohortError, match="orientation is unknown: qform_code and sform_code are 0"):
+        predict(tof, model, tmp_path / "maps", brain_mask=brain, progress=False)
+    with pytest.raises(nifti.CohortError, match="unknown orientation 'RAR'"):
+        predict(tof, model, tmp_path / "maps", brain_mask=brain, orientation="RAR", progress=False)
+    assert not (tmp_path / "maps").exists()
+    stated = "".join(nib.aff2axcodes(nib.load(scan[0]).affine))
+    made = predict(tof, model, tmp_path / "maps", brain_mask=brain, orientation=stated.lower(), progress=False)
+    assert f"{stated} was stated by hand" in made.warnings[-1]
+    first, second = (nib.load(paths["cbf"]) for paths in (made.paths, maps_of_scan.paths))
+    assert np.allclose(first.affine[:3, :3], second.affine[:3, :3])
+    np.testing.assert_allclose(first.get_fdata(), second.get_fdata(), rtol=1e-4)
+    with pytest.raises(nifti.CohortError, match="its header states an orientation; leave out"):
+        predict(scan[0], model, tmp_path / "maps", brain_mask=scan[1], orientation="RAS", progress=False)
+
+
+def test_a_brain_that_no_head_holds_is_refused(models, tmp_path):
+    parts = images(np.random.default_rng(5))
+    for name in ("tof", "brain"):  # voxels half as long again along every axis, as a wrong voxel size gives them
+        image = parts[name]
+        write_volume(tmp_path / f"{name}.nii.gz", np.asarray(image.dataobj), image.affine @ np.diag([1.5, 1.5, 1.5, 1]))
+    with pytest.raises(nifti.CohortError, match=r"a brain of 3,0\d\d ml \(given\); no head is that large"):
+        predict(tmp_path / "tof.nii.gz", models, tmp_path / "out", brain_mask=tmp_path / "brain.nii.gz", progress=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_one_line_and_leaves_no_folder(models, scan, tmp_path, capsys):
+    words = ["predict", str(scan[0]), "--weights", str(models), "--out", str(tmp_path / "out"), "--device", "cuda"]
+    assert main(words) == 1
+    assert capsys.readouterr().err == "error: no device 'cuda' on this machine; choose cpu or auto\n"
     assert not (tmp_path / "out").exists()
 
 

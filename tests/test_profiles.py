@@ -8,6 +8,8 @@ import yaml
 
 from tof2perf import profiles
 from tof2perf.maps import MAPS, denormalise, get_map, normalise
+from tof2perf.pipeline.graph import steps
+from tof2perf.system.run import Run
 
 
 @pytest.fixture
@@ -149,28 +151,39 @@ def test_a_twin_is_another_cohort_that_starts_from_scratch(tmp_path, laptop, twi
         load(tmp_path, with_own(laptop))
 
 
-def test_the_models_of_a_run_are_one_word_each(tmp_path, capsys):
-    assert profiles.main(["--profile", "laptop"]) == 0
-    words = capsys.readouterr().out.split()
-    assert len(words) == 10 and words[0] == "acute/tmax/tmax" and words[5] == "pegasus/tmax/tmax/acute"
+def trained(profile, data=""):
+    """The models of a run: names of its training steps, and which other training each begins from."""
+    cohorts = profiles.run_cohorts(profile.cohorts, data=str(data))
+    listed = [
+        step for step in steps(Run(profile.name, ".", str(data)), profile, cohorts) if step.notebook == "02-train"
+    ]
+    return {step.name.removeprefix("02-train-"): step.after[1:] for step in listed}
+
+
+def test_every_map_of_every_cohort_of_a_run_has_a_model(tmp_path):
+    laptop = profiles.load_profile("laptop")
+    models = list(trained(laptop))
+    assert len(models) == 10 and models[0] == "acute-tmax" and models[5] == "pegasus-tmax"
+    assert trained(laptop)["pegasus-tmax"] == ("02-train-acute-tmax",)
     (tmp_path / "pegasus" / "sub-1").mkdir(parents=True)
     (tmp_path / "code").mkdir()
-    assert profiles.main(["--profile", "laptop", "--data", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split()[0] == "pegasus/tmax/tmax"  # no twin in this run
+    assert trained(laptop, tmp_path)["pegasus-tmax"] == ()  # no twin in this run
     (tmp_path / "heidelberg" / "sub-1").mkdir(parents=True)
-    assert profiles.main(["--profile", "laptop", "--data", str(tmp_path)]) == 1
-    assert "knows no cohort 'heidelberg'" in capsys.readouterr().err
+    with pytest.raises(profiles.ProfileError, match="knows no cohort 'heidelberg'"):
+        trained(laptop, tmp_path)
 
 
-def test_one_generator_for_all_maps_is_the_model_of_each(tmp_path, laptop, capsys, monkeypatch):
+def test_the_folder_of_one_cohort_in_place_of_its_parent_is_named_as_that(tmp_path):
+    (tmp_path / "acute" / "sub-1").mkdir(parents=True)
+    laptop = profiles.load_profile("laptop")
+    with pytest.raises(profiles.ProfileError, match="this is the folder of one cohort; give its parent"):
+        profiles.run_cohorts(laptop.cohorts, data=str(tmp_path / "acute"))
+    assert profiles.run_cohorts(laptop.cohorts, data=str(tmp_path)) == ["acute"]
+
+
+def test_one_generator_for_all_maps_is_the_model_of_each(tmp_path, laptop):
     laptop["together"] = True
-    load(tmp_path, laptop)
-    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
-    assert profiles.main(["--profile", "laptop"]) == 0
-    words = capsys.readouterr().out.split()
-    assert (
-        len(words) == 10 and {word.split("/")[2] for word in words} == {"all"} and words[-1] == "pegasus/ttp/all/acute"
-    )
+    assert trained(load(tmp_path, laptop)) == {"acute-all": (), "pegasus-all": ("02-train-acute-all",)}
 
 
 def test_one_generator_for_all_maps_needs_all_of_them(tmp_path, laptop):
@@ -181,7 +194,8 @@ def test_one_generator_for_all_maps_needs_all_of_them(tmp_path, laptop):
 
 def test_what_only_own_data_need_does_not_simulate_anybody_again():
     cohort = profiles.load_profile("smoke").cohorts["acute"]
-    assert not {"title", "input", "intensity", "registration", "maps"} & set(repr(cohort).replace("=", " ").split())
+    other = {"title": "x", "input": "cta", "intensity": (0.0, 9.0), "registration": "none", "maps": ("tmax",)}
+    assert dataclasses.replace(cohort, **other, train=9).simulation == cohort.simulation
 
 
 def test_an_unknown_cohort_names_the_known_ones():

@@ -3,10 +3,8 @@
 import functools
 import hashlib
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +23,7 @@ from tof2perf.maps import MAPS, chosen_maps, get_map
 from tof2perf.preprocessing.preprocess import PreparedTof, prepare_tof, scale_input
 from tof2perf.preprocessing.skullstrip import choose_method
 from tof2perf.preprocessing.training_range import RECORD, describe, read_record, unlike
-from tof2perf.profiles import PreprocessingProfile, ProfileError, load_profile
-from tof2perf.system.files import WriteError, locked, write_json
+from tof2perf.system.files import locked, write_json
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import write_volume
 
@@ -78,13 +75,13 @@ def predict(
     cohort_name: str = "",
     maps: Sequence[str] = tuple(MAPS),
     brain_mask: Path | None = None,
-    profile: str = "",
+    orientation: str = "",
     device: str = "cpu",
     progress: bool = True,
 ) -> Prediction:
     """Generate perfusion maps of one TOF and write them with a sidecar each.
 
-    All maps are made before the first is moved into ``out``: a prediction that fails leaves nothing there.
+    All maps are made before the first takes its name: a prediction that fails leaves nothing in ``out``.
 
     Args:
         tof: NIfTI volume of any orientation, voxel size and data type; only read.
@@ -93,7 +90,7 @@ def predict(
         cohort_name: whose models, where ``weights`` holds those of several cohorts.
         maps: names of the maps.
         brain_mask: brain in the TOF's world space; without it the skull is stripped as in training.
-        profile: prepares the TOF as this profile says; needed only for weights that do not say how it was done.
+        orientation: where the axes of TOF and mask point, such as ``RAS``, if their headers do not say it.
         device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
         progress: show a progress bar.
 
@@ -102,36 +99,40 @@ def predict(
         CohortError: an unusable TOF or mask, or an unreadable record of the training TOFs.
         WriteError: another run at work in ``out``, or a full disk.
         WeightsError: damaged weights.
-        ProfileError: unknown profile.
+        ValueError: a device that this machine does not have.
     """
-    out, stem = Path(out), _stem(Path(tof))
+    out, stem, computer = Path(out), _stem(Path(tof)), choose_device(device)
     models = find_models(Path(weights), cohort_name=cohort_name, maps=maps)
-    record = find_record(models[0].folder)
-    settings = _settings(models[0].folder, record, profile)
+    record_path = models[0].folder / RECORD
+    if not record_path.is_file():
+        raise PredictionError(f"{record_path}: missing, it says how to prepare a TOF; copy it with the weights")
+    record = read_record(record_path)
     paths = {"tof": Path(tof)} | ({"brain": Path(brain_mask)} if brain_mask else {})
-    intensity = record["intensity"] if record else "n4"
-    method = choose_method("given" if "brain" in paths else settings.skull_strip, paths, magnetic=intensity == "n4")
+    intensity, wanted = record["intensity"], "given" if brain_mask else record["settings"].skull_strip
+    method = choose_method(wanted, paths, magnetic=intensity == "n4")
     if method == "maps":
         raise PredictionError(f"{tof}: no tool here finds the brain in such an image; give its mask with --brain")
     for path in paths.values():
         if path.resolve().parent == out.resolve() and path.name.startswith(f"{stem}_desc-generated_"):
             raise PredictionError(f"{path}: would be overwritten; choose another folder for the maps")
-    images = {name: nifti.read_volume(path) for name, path in paths.items()}
-    original = images["tof"]
+    original = nifti.read_volume(paths["tof"], orientation=orientation)
+    brain = nifti.read_mask(paths["brain"], orientation=orientation) if brain_mask else None
     bar = functools.partial(tqdm, total=2 + len(models), desc="skull and bias", disable=not progress)
-    with locked(out), _staging(out) as staging, bar() as steps:
+    with locked(out), _parts(out) as parts, bar() as steps:
         prepared = prepare_tof(
             nib.as_closest_canonical(original),
-            settings=settings,
+            settings=record["settings"],
             method=method,
-            given=images.get("brain"),
+            given=brain,
             intensity=intensity,
             source=paths["tof"],
         )
         steps.update()
         values = scale_input(prepared.values, prepared.mask, intensity=intensity)
-        label = _label(models[0].folder, record)
+        label = f"{record['source']}, run {record['run']}, {models[0].folder.name.rpartition('_')[0]}"
         warnings = [*_doubts(record, method), *unlike(_describe(prepared, values, original), record)]
+        if orientation:
+            warnings.append(f"the header does not say how the head lies: {orientation.upper()} was stated by hand")
         for warning in warnings:
             if progress:
                 steps.write(f"warning: {warning}", file=sys.stderr)
@@ -147,21 +148,19 @@ def predict(
         made = {}
         for model in models:
             steps.set_description(", ".join(model.maps))
-            generator = load_generator(model.folder, device=choose_device(device))
+            generator = load_generator(model.folder, device=computer)
             facts["Weights"] = {"Model": model.folder.name, "SHA256": _sha256(model.path)}
             for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
-                made[name] = staging / f"{stem}_desc-generated_{name}.nii.gz"
-                write_volume(made[name], _onto_tof(volume, prepared, original), original.affine)
-                write_json(_sidecar(made[name]), _map_facts(name) | facts)
+                made[name] = f"{stem}_desc-generated_{name}.nii.gz"
+                write_volume(parts(made[name]), _onto_tof(volume, prepared, original), original.affine)
+                write_json(parts(f"{stem}_desc-generated_{name}.json"), _map_facts(name) | facts)
             del generator  # a full-size one takes most of a gigabyte: never two at a time
             steps.update()
         steps.set_description("writing")
-        made["mask"] = staging / f"{stem}_desc-generated_mask.nii.gz"
-        write_volume(made["mask"], _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
+        made["mask"] = f"{stem}_desc-generated_mask.nii.gz"
+        write_volume(parts(made["mask"]), _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
         steps.update()
-        for path in sorted(staging.iterdir()):
-            os.replace(path, out / path.name)
-    return Prediction({name: out / path.name for name, path in made.items()}, warnings, label)
+    return Prediction({name: out / file for name, file in made.items()}, warnings, label)
 
 
 # --- the weights -----------------------------------------------------------------------------------------------------
@@ -199,54 +198,10 @@ def find_models(weights: Path, *, cohort_name: str = "", maps: Sequence[str] = t
     raise PredictionError(f"{weights}: has no {cohort_name}_{missing[0]}; train it, or name the maps that you want")
 
 
-def find_record(model: Path) -> dict[str, Any] | None:
-    """What preprocessing wrote of the training TOFs: beside the weights, or in the run's own folder; None if nowhere.
-
-    Raises:
-        CohortError: a record that cannot be read.
-    """
-    places = [model / RECORD]
-    if (run := _run(model)) is not None:
-        root, name = run
-        places.append(root / "data" / "preprocessed" / name / model.name.rpartition("_")[0] / RECORD)
-    return next((read_record(path) for path in places if path.is_file()), None)
-
-
-def _settings(model: Path, record: dict[str, Any] | None, profile: str) -> PreprocessingProfile:
-    """How the training TOFs were prepared; without a record, as the profile says after which the run is named."""
-    if profile:
-        return load_profile(profile).preprocessing
-    if record is not None:
-        return record["settings"]
-    run = _run(model)
-    for name in (run[1], run[1].partition("-")[0]) if run else ():
-        try:
-            return load_profile(name).preprocessing
-        except ProfileError:
-            continue
-    raise PredictionError(
-        f"{model}: no {RECORD} says how the training TOFs were prepared; name the profile of the training"
-    )
-
-
-def _run(model: Path) -> tuple[Path, str] | None:
-    """Root and run of a model that lies where training put it, ``<root>/results/<run>/models/<cohort>_<map>``."""
-    path = Path(os.path.abspath(model))  # as it is called: a link to results stands where its data stand
-    *_, results, run, models, _ = ("", "", "", *path.parts)
-    return (path.parents[3], run) if (results, models) == ("results", "models") else None
-
-
-def _label(model: Path, record: dict[str, Any] | None) -> str:
-    run = record["run"] if record else (_run(model) or ("", "unknown"))[1]
-    return f"{record['source'] if record else 'source not recorded'}, run {run}, {model.name.rpartition('_')[0]}"
-
-
 # --- is the input like the training data? ----------------------------------------------------------------------------
 
 
-def _doubts(record: dict[str, Any] | None, method: str) -> list[str]:
-    if record is None:
-        return ["these weights do not say what their training data were like: the TOF could not be compared with them"]
+def _doubts(record: dict[str, Any], method: str) -> list[str]:
     found = []
     if record["source"].startswith("simulated"):
         found.append(
@@ -288,24 +243,24 @@ def _stem(path: Path) -> str:
     return start if start and suffix.lower() in ("angio", "tof") else name
 
 
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A hidden folder in ``out``, which is ours alone, for what is not complete; it goes whatever happens."""
-    for leftover in out.glob(".generating-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _parts(out: Path) -> Iterator[Callable[[str], Path]]:
+    """Give each file a hidden name in ``out``, which is ours alone; all take their own names if the block succeeds."""
+    names: list[str] = []
+
+    def part(name: str) -> Path:
+        names.append(name)
+        return out / f".{name}.part"  # what a killed run leaves is removed by the next one that locks the folder
+
     try:
-        with tempfile.TemporaryDirectory(dir=out, prefix=".generating-") as folder:
-            yield Path(folder)
-    except WriteError:
-        raise
-    except OSError as error:
-        raise WriteError(f"{out}: cannot be written to ({error.strerror}); choose another folder") from None
+        yield part
+        for name in names:
+            os.replace(out / f".{name}.part", out / name)
+    finally:
+        for name in names:
+            (out / f".{name}.part").unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -58,19 +58,17 @@ class CohortProfile:
     """One cohort: its splits, what its patients were scanned with, and how it is simulated, if it ever is.
 
     The keys of the second half are needed by a cohort that is simulated, or whose maps are made from a DSC series.
-    What only own data need is no part of the representation: from that the phantom tells whether a patient must be
-    simulated again.
     """
 
     train: int  # patients, if simulated; of own data without splits the shares in which they are divided
     validation: int
     test: int
-    title: str = field(default="", repr=False)  # in tables; the cohort's name if empty
-    input: str = field(default="tof", repr=False)  # tof, or the suffix of another input's file: cta is sub-X_cta.nii.gz
-    intensity: str | tuple[float, float] = field(default="n4", repr=False)  # n4 and the brain's median, or a window
-    measured_with: str = field(default="DSC", repr=False)  # what gave the maps, as printed
-    registration: str = field(default="rigid", repr=False)  # rigid, or none: the maps lie in the input's space already
-    maps: tuple[str, ...] = field(default=tuple(MAPS), repr=False)
+    title: str = ""  # in tables; the cohort's name if empty
+    input: str = "tof"  # tof, or the suffix of another input's file: cta is sub-X_cta.nii.gz
+    intensity: str | tuple[float, float] = "n4"  # n4 and the brain's median, or a window
+    measured_with: str = "DSC"  # what gave the maps, as printed
+    registration: str = "rigid"  # rigid, or none: the maps lie in the input's space already
+    maps: tuple[str, ...] = tuple(MAPS)
     repetition_time_s: float | None = None
     echo_time_s: float | None = None
     frames: int | None = None
@@ -288,6 +286,8 @@ def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str 
             f"DATA={data}: {name} knows no cohort '{unknown[0]}' (it has {known}); rename the folder, or add "
             "the cohort to the profile as README.md describes"
         )
+    if not found and looks_like_cohort(Path(data)):
+        raise ProfileError(f"DATA={data}: this is the folder of one cohort; give its parent, and name it {known}")
     if not found:
         raise ProfileError(f"DATA={data}: no folder named {known} with patients in it; import your images first")
     return [cohort for cohort in cohorts if cohort in found]

@@ -146,6 +146,37 @@ def only_series(folder, **timing):
     write_json(path.with_name(f"{WHO}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
 
 
+def pointer(text):
+    return lambda f: tmax(f).write_bytes(text)
+
+
+def broken_link(folder):
+    tmax(folder).unlink()
+    tmax(folder).symlink_to("/annex/objects/x.nii.gz")
+
+
+def as_kind(kind):
+    """Store the voxels in another data type."""
+
+    def store(folder):
+        image = nifti.read_volume(tmax(folder))
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(kind), image.affine), tmax(folder))
+
+    return store
+
+
+def without_orientation(folder):
+    image = nib.Nifti1Image(np.asarray(nifti.read_volume(tmax(folder)).dataobj), None)
+    image.header.set_zooms((12, 12, 12))
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nib.save(image, tmax(folder))
+
+
+def brain_of_a_giant(folder):
+    for path in (layout.tof_path(folder, WHO), layout.brain_mask_path(folder, WHO)):
+        place(path, np.diag([1.6, 1.6, 1.6, 1]) @ TOF_AFFINE)
+
+
 FAULTS = {  # what is done; in which file and words it is found; whether the patient is lost
     "missing TOF": (lambda f: layout.tof_path(f, WHO).unlink(), "angio", "no TOF", True),
     "missing map": (lambda f: layout.map_path(f, WHO, "cbv").unlink(), "cbv", "no cbv", True),
@@ -204,6 +235,19 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
     "date in the header": (lambda f: header(tmax(f), "descrip", b"scan 17.03.1951"), "tmax", "may identify", False),
     "name field": (lambda f: header(tmax(f), "db_name", b"JD"), "tmax", "db_name may identify", False),
     "extension": (extend, "tmax", "extension may identify", False),
+    "broken link": (broken_link, "tmax", "a broken link to /annex/objects/x.nii.gz", True),
+    "annex pointer": (pointer(b"/annex/objects/SHA256E-s9--1.nii.gz"), "tmax", "a git-annex pointer", True),
+    "LFS pointer": (pointer(b"version https://git-lfs.github.com/spec/v1 oid"), "tmax", "a Git LFS pointer", True),
+    "complex": (as_kind(np.complex64), "tmax", "complex values", True),
+    "colours": (as_kind(np.dtype([(c, "u1") for c in "RGB"])), "tmax", "colours (RGB)", True),
+    "metres": (
+        lambda f: place(tmax(f), np.diag([1e-3, 1e-3, 1e-3, 1]) @ MAP_AFFINE), "tmax", "its affine is in metres", True
+    ),
+    "no orientation": (without_orientation, "tmax", "its orientation is unknown", True),
+    "background of -1000": (
+        lambda f: change(tmax(f), lambda v: np.where(v == 0, -1000, v)), "tmax", "are below 0: no data", False
+    ),
+    "brain of a giant": (brain_of_a_giant, "brain", "a brain of 3,", True),
     "few frames": (lambda f: only_series(f, frames=8), "dsc", "only 8 frames", True),
     "no echo time": (lambda f: only_series(f, EchoTime=None), "dsc", "echo time None", True),
 }  # fmt: skip
@@ -243,6 +287,37 @@ def test_sessions_of_one_patient_in_two_splits_are_found(folder):
     found = look(folder)
     assert [entry.patient for entry in found] == ["sub-0005_ses-01", "sub-0005_ses-02"]
     assert all("sub-0005 is in two splits (test, train)" in entry.problem and entry.fatal for entry in found)
+
+
+def test_a_scale_factor_that_all_patients_lack_is_a_fault_of_the_cohort_and_drops_nobody(folder, tmp_path):
+    for patient in layout.list_patients(folder):
+        change(layout.map_path(folder, patient, "tmax"), lambda values: values * 10)
+    (problem,) = look(folder)
+    assert problem.patient == "all" and problem.fatal and "tmax of the middle patient goes up to" in problem.problem
+    words = ["--data", str(folder.parent), "--profile", "smoke", "--root", str(tmp_path), "--drop"]
+    assert check.main(words) == 1
+    assert not workspace.Workspace("smoke", tmp_path, str(folder.parent)).dropped.exists()
+
+
+def test_a_faint_background_of_a_mask_is_no_part_of_it(folder):
+    for path in (layout.brain_mask_path(folder, WHO), layout.lesion_mask_path(folder, WHO)):
+        change(path, lambda values: np.where(values > 0, values, 7e-15))
+    assert look(folder) == []
+
+
+def test_a_table_with_semicolons_is_named(folder):
+    path = folder / "participants.tsv"
+    path.write_text(path.read_text().replace("\t", ";"))
+    (problem,) = look(folder)
+    assert problem.file == "participants.tsv" and "values are separated by ';'" in problem.problem
+
+
+def test_an_angiogram_without_acquisition_is_taken_if_it_is_the_only_one(folder):
+    path = layout.tof_path(folder, WHO)
+    plain = path.rename(path.with_name(f"{WHO}_angio.nii.gz"))
+    assert layout.tof_path(folder, WHO) == plain and look(folder) == []
+    shutil.copy(layout.tof_path(folder, "sub-0001"), path.with_name(f"{WHO}_acq-pc_angio.nii.gz"))
+    assert any("no TOF" in entry.problem for entry in look(folder))
 
 
 def test_the_text_of_a_header_is_not_repeated(folder):

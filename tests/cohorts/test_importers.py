@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from helpers.own_data import MAP_AFFINE, MAP_SHAPE, snapshot, write_patient
 
+from tof2perf.__main__ import main
 from tof2perf.cohorts import check, importers, layout, workspace
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
@@ -108,9 +109,9 @@ def test_an_export_comes_back_as_it_was_and_still_says_that_it_is_simulated(tmp_
     for patient in ("sub-0001", "sub-0002"):
         write_patient(folder, patient, rng)
     write_json(folder / "dataset_description.json", {"Name": "x", "GeneratedBy": [{"Name": "tof2perf.phantom"}]})
-    assert importers.main(["export", str(folder), str(tmp_path / "paper" / "acute")]) == 0
+    assert main(["import", "export", str(folder), str(tmp_path / "paper" / "acute")]) == 0
     assert (tmp_path / "paper" / "acute" / "0001_TMAX.nii.gz").is_file()
-    assert importers.main(["paper-naming", str(tmp_path / "paper"), str(tmp_path / "data")]) == 0
+    assert main(["import", "paper-naming", str(tmp_path / "paper"), str(tmp_path / "data")]) == 0
     for patient in ("sub-0001", "sub-0002"):
         for path in (layout.tof_path, lambda f, p: layout.map_path(f, p, "mtt")):
             assert path(tmp_path / "data" / "acute", patient).samefile(path(folder, patient))
@@ -169,6 +170,21 @@ def test_a_raw_cta_is_not_taken_for_one_in_the_space_of_the_maps(tmp_path, rng):
 def test_an_empty_folder_is_one_line(tmp_path, capsys):
     for kind in ("paper-naming", "isles24"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        assert importers.main([kind, str(tmp_path / "empty"), str(tmp_path / "data")]) == 1
+        assert main(["import", kind, str(tmp_path / "empty"), str(tmp_path / "data")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {tmp_path}/empty: no ")
+
+
+def test_a_link_that_leads_nowhere_is_named_and_not_left_out(tmp_path, rng):
+    source = paper_folder(tmp_path / "acute", rng)
+    (source / "019_TOF.nii.gz").unlink()
+    (source / "019_TOF.nii.gz").symlink_to("/annex/objects/x.nii.gz")
+    with pytest.raises(CohortError, match=r"019_TOF.nii.gz: a broken link to /annex/objects/x.nii.gz; fetch"):
+        importers.import_paper_naming(source, tmp_path / "data")
+
+
+def test_a_table_with_semicolons_is_refused_rather_than_its_splits_lost(tmp_path, rng):
+    source = paper_folder(tmp_path / "acute", rng)
+    write_text(source / "participants.tsv", "participant_id;split\n017;train\n")
+    with pytest.raises(CohortError, match=r"values are separated by ';'; separate the values by tabulators"):
+        importers.import_paper_naming(source, tmp_path / "data")

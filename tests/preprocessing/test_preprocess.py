@@ -145,16 +145,31 @@ def test_maps_land_where_the_tof_shows_the_same_tissue(source, tmp_path):
     assert quality["coverage"] > 0.9
 
 
-def test_brain_without_maps_is_left_out_of_the_mask(source, tmp_path, rng):
+@pytest.mark.parametrize("background", [0, -1, -1000])
+def test_brain_without_maps_is_left_out_of_the_mask(source, tmp_path, rng, background):
     parts = images(rng)
     for name in MAPS:
-        np.asarray(parts[name].dataobj)[:, :, :13] = 0
+        values = np.asarray(parts[name].dataobj)
+        values[:, :, :13] = 0
+        values[values == 0] = background
     write(source, "sub-0001", parts)
     quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
     mask = nifti.read_volume(layout.preprocessed_path(tmp_path / "out", "sub-0001", "mask")).get_fdata()
     assert quality["coverage"] < 0.8
     assert not mask[:, :, :4].any()
     assert mask[:, :, 8:].any()
+    for name in MAPS:
+        assert nifti.read_volume(layout.preprocessed_path(tmp_path / "out", "sub-0001", name)).get_fdata().min() == 0
+
+
+def test_a_mask_after_resampling_holds_what_is_above_one_half(source, tmp_path, rng):
+    expected = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "a", cohort=COHORT, settings=SETTINGS)
+    brain = images(rng)["brain"]
+    values = np.asarray(brain.dataobj)
+    rim = ndimage.binary_dilation(values > 0, iterations=3) & (values == 0)
+    write_volume(path_of(source, "sub-0001", "brain"), np.where(rim, 0.4, 7e-15 + values), brain.affine)
+    found = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "b", cohort=COHORT, settings=SETTINGS)
+    assert found["brain_ml"] == expected["brain_ml"]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -49,9 +49,17 @@ class Problem:
 
 
 class Report(NamedTuple):
-    """What one patient's files say: findings, a digest of each image's voxels by role, the highest values by map."""
+    """What one patient's files say.
+
+    Attributes:
+        findings: all but those on the unit of a map.
+        units: findings on the unit of a map, by map.
+        digests: of each image's voxels, by role, to find one image under two names.
+        tops: 95th percentile of the positive values, by map.
+    """
 
     findings: list[Finding]
+    units: dict[str, list[Finding]]
     digests: dict[str, str]
     tops: dict[str, float]
 
@@ -92,7 +100,8 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
     problems += [problem("all", finding) for finding in scale.values()]
     first: dict[tuple[str, str], str] = {}
     for patient, report in reports.items():
-        problems += [problem(patient, finding) for finding in report.findings]
+        units = [finding for key, found in report.units.items() if key not in scale for finding in found]
+        problems += [problem(patient, finding) for finding in [*report.findings, *units]]
         twins = {role: first.setdefault((role, digest), patient) for role, digest in report.digests.items()}
         same = [role for role, other in twins.items() if other != patient]
         if same:
@@ -125,15 +134,14 @@ def check_patient(folder: Path, patient: str, cohort: CohortProfile) -> Report:
                 data = np.ascontiguousarray(image.dataobj)
                 digests[role] = hashlib.sha256(str(data.shape).encode() + data.tobytes()).hexdigest()
     maps = {key: images[key] for key in cohort.maps if key in images}
-    for key, image in maps.items():
-        findings += map_values.find_unit(key, np.asarray(image.dataobj), files[key])
+    units = {key: map_values.find_unit(key, np.asarray(image.dataobj), files[key]) for key, image in maps.items()}
     if "dsc" in images and from_series:
         findings += _check_series(files["dsc"], images["dsc"], cohort)
     if maps:
         findings += nifti.find_other_grids(maps, files)
     findings += [*_check_positions(files, images, maps), *_check_masks(files, images, maps)]
     tops = {key: map_values.top(np.asarray(image.dataobj)) for key, image in maps.items()}
-    return Report(list(dict.fromkeys(findings)), digests, tops)
+    return Report(list(dict.fromkeys(findings)), units, digests, tops)
 
 
 # --- parts of one patient ---------------------------------------------------------------------------------------------

@@ -1,25 +1,21 @@
-"""Bring foreign folders into the layout that `make paper DATA=` reads, by links: nothing is copied, nothing changed.
+"""Link foreign folders into the layout that `make paper DATA=` reads: nothing is copied, nothing changed.
 
-    python -m tof2perf.cohorts.importers paper-naming SOURCE DATA  <id>_TOF.nii.gz, <id>_TMAX.nii.gz ...
-    python -m tof2perf.cohorts.importers isles24 SOURCE DATA       ISLES'24 as published, or a mirror of it
-    python -m tof2perf.cohorts.importers export COHORT TARGET         the other way: a cohort under the paper's naming
-
-An import that was interrupted, or to whose source patients were added, is called again: links that exist stay.
+``python -m tof2perf import`` calls these functions. An import that was interrupted, or whose source has got more
+patients, is called again: links that exist stay.
 """
 
-import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from tof2perf.cohorts import layout
+from tof2perf.cohorts.participants import read_table
 from tof2perf.maps import MAPS
 from tof2perf.system.files import link, write_bytes, write_json, write_table
-from tof2perf.volumes.nifti import CohortError
+from tof2perf.volumes.nifti import CohortError, find_absence
 
 # Roles by the ending of a name. The paper's folders held TOF and maps; the others are read if they are there.
 PAPER = {"TOF": "tof", **{name.upper(): name for name in MAPS}}
@@ -71,7 +67,7 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
         target = Path(data) / name
         remarks[name] += _link_all(found, target)
         _describe(target, folder, name)
-        _list_patients(target, found, names, folder / "participants.tsv")
+        _list_patients(target, found, names, folder)
     return remarks
 
 
@@ -111,7 +107,7 @@ def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
     target = Path(data) / ISLES
     remarks += _link_all(found, target)
     _describe(target, Path(source), "ISLES'24")
-    _list_patients(target, found, names, Path(source) / "participants.tsv")
+    _list_patients(target, found, names, Path(source))
     return {ISLES: remarks}
 
 
@@ -142,7 +138,7 @@ def export_paper_naming(cohort: Path, target: Path) -> int:
 
 def _images(folder: Path, *, deep: bool = False) -> list[Path]:
     found = folder.rglob("*.nii*") if deep else folder.glob("*.nii*")
-    return sorted(path for path in found if path.name.endswith((".nii", ".nii.gz")) and path.is_file())
+    return sorted(path for path in found if path.name.endswith((".nii", ".nii.gz")) and not path.is_dir())
 
 
 def _stem(path: Path) -> str:
@@ -155,7 +151,9 @@ def _label(name: str) -> str:
 
 
 def _take(found: Found, patient: str, role: str, path: Path) -> list[str]:
-    """Note a file; of two for one role the first stays, and that is said."""
+    """Note a file; of two for one role the first stays, and a remark says so."""
+    if (absence := find_absence(path)) is not None:
+        raise absence.error()
     kept = found.setdefault(patient, {}).setdefault(role, path)
     return [] if kept == path else [f"{patient}: {path} is left out, {kept} has the same role"]
 
@@ -191,56 +189,13 @@ def _describe(target: Path, source: Path, name: str) -> None:
         write_json(target / given.name, {"Name": name, "BIDSVersion": "1.10.0"})
 
 
-def _list_patients(target: Path, found: Found, names: Mapping[str, str], given: Path) -> None:
+def _list_patients(target: Path, found: Found, names: Mapping[str, str], source: Path) -> None:
     """Write ``participants.tsv``: rows that are there stay (splits may have been added), new patients follow."""
-    path = target / "participants.tsv"
     people = list(dict.fromkeys(layout.subject(patient) for patient in sorted(found)))
     rows = pd.DataFrame({"participant_id": people, "source_id": [names[person] for person in people]})
-    if path.is_file():
-        before = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    if (before := read_table(target)) is not None:
         rows = pd.concat([before, rows[~rows.participant_id.isin(before.participant_id)]]).fillna("")
-    elif given.is_file():
-        more = pd.read_csv(given, sep="\t", dtype=str, keep_default_na=False)
-        if "participant_id" in more:
-            more["participant_id"] = more.participant_id.map(_label)
-            rows = rows.merge(more.drop_duplicates("participant_id"), how="left", on="participant_id").fillna("")
-    write_table(path, rows)
-
-
-def main(arguments: Iterable[str] | None = None) -> int:
-    """Command line, see the module's description."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tof2perf.cohorts.importers",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    for kind in ("paper-naming", "isles24", "export"):
-        sub = kinds.add_parser(kind)
-        sub.add_argument("source", type=Path)
-        sub.add_argument("target", type=Path)
-        if kind == "paper-naming":
-            sub.add_argument("--cohort", default="", help="name of the cohort, if SOURCE is the folder of one")
-    found = parser.parse_args(None if arguments is None else list(arguments))
-    try:
-        if not found.source.is_dir():
-            raise CohortError(f"{found.source}: no such folder; check the path")
-        if found.kind == "export":
-            print(f"{found.target}: {export_paper_naming(found.source, found.target)} patients")
-            return 0
-        if found.kind == "isles24":
-            remarks = import_isles24(found.source, found.target)
-        else:
-            remarks = import_paper_naming(found.source, found.target, cohort=found.cohort)
-    except (CohortError, OSError, json.JSONDecodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for cohort, lines in remarks.items():
-        print(*lines, sep="\n", end="\n" if lines else "")
-        print(f"{found.target / cohort}: {len(layout.list_patients(found.target / cohort))} patients")
-    print(f"next: make check DATA={found.target}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    elif (more := read_table(source)) is not None:
+        more["participant_id"] = more.participant_id.map(_label)
+        rows = rows.merge(more.drop_duplicates("participant_id"), how="left", on="participant_id").fillna("")
+    write_table(target / "participants.tsv", rows)

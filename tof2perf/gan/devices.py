@@ -17,12 +17,17 @@ PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  #
 
 
 def choose_device(name: str) -> torch.device:
-    """Choose a device: ``auto`` takes a GPU if there is one, other names are PyTorch's (cpu, cuda, mps, cuda:1)."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Choose a device: ``auto`` takes a GPU if there is one, other names are PyTorch's (cpu, cuda, mps, cuda:1).
+
+    Raises:
+        ValueError: this machine does not have it.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    if not there.get(torch.device(name).type, True):
+        raise ValueError(f"no device '{name}' on this machine; choose cpu or auto")
+    return torch.device(name)
 
 
 def make_fabric(training: Any) -> Fabric:

@@ -1,7 +1,6 @@
 """Simulate one patient: anatomy, arteries, disease, both scans, and the maps of the series."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -222,7 +221,7 @@ def _write_truth(folder: Path, name: str, patient: Patient, phantom: PhantomProf
 
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
     """Hash everything that makes a patient: code, protocol, grids and seed."""
-    protocol = dataclasses.replace(cohort, train=0, validation=0, test=0)  # a patient is the same in any split
-    digest = hashlib.sha256(repr((protocol, phantom, seed, tuple(MAPS.items()))).encode())
+    # A patient is the same in any split, and whatever own data of the cohort would need.
+    digest = hashlib.sha256(repr((cohort.simulation, phantom, seed, tuple(MAPS.items()))).encode())
     digest.update(code_digest(__name__).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What the networks saw: how the training patients' TOFs were prepared and what they were like, to compare others with.
+"""The range of the training inputs: how their TOFs were prepared and what they were like, to compare others with.
 
 Preprocessing leaves the record in the cohort's folder, training a copy beside the weights, and prediction reads it.
 """
@@ -43,9 +43,9 @@ def record_inputs(
     intensity: str | tuple[float, float] = "n4",
     quality: pd.DataFrame | None = None,
 ) -> None:
-    """Write into a preprocessed cohort how its TOFs were prepared and the ranges of what those for training are like.
+    """Write into a preprocessed cohort how its TOFs were prepared, and the range of those for training.
 
-    Whoever predicts from another TOF can then prepare it alike and see whether the network has met its like.
+    Prediction from another TOF then prepares it in the same way, and warns if it lies outside that range.
 
     Args:
         folder: preprocessed cohort.
@@ -53,8 +53,8 @@ def record_inputs(
         settings: as for :func:`tof2perf.preprocessing.preprocess.preprocess_patient`.
         source: whose patients they are, :func:`tof2perf.cohorts.workspace.source`.
         intensity: as for :func:`tof2perf.preprocessing.preprocess.preprocess_patient`.
-        quality: the patients' quality control. Without it the preprocessed masks tell the volume of each brain, and
-            nothing tells how it was found.
+        quality: the patients' quality control. Without it, brain volumes come from the preprocessed masks, and the
+            method of skull stripping is not recorded.
     """
     rows = []
     for patient, path in tofs.items():
@@ -80,7 +80,7 @@ def record_inputs(
 def describe(
     tof: np.ndarray, mask: np.ndarray, affine: np.ndarray, *, original: np.ndarray, brain_ml: float
 ) -> dict[str, float]:
-    """Say in a few numbers what a TOF is like.
+    """Describe a TOF in a few numbers.
 
     Args:
         tof: prepared TOF (x, y, z) in medians of its brain, on a grid that fills the original's field of view.
@@ -121,18 +121,18 @@ def read_record(path: Path) -> dict[str, Any]:
         raise nifti.CohortError(f"{path}: cannot be read ({error!r}); preprocess the cohort again") from None
 
 
-def unlike(found: dict[str, float], record: dict[str, Any] | None) -> list[str]:
-    """In which respects a TOF lies outside the range of the training data, one sentence each.
+def unlike(found: dict[str, float], record: dict[str, Any]) -> list[str]:
+    """Report in which respects a TOF lies outside the range of the training data, one sentence each.
 
     Args:
         found: from :func:`describe`.
-        record: from :func:`read_record`; without one there is nothing to compare with.
+        record: from :func:`read_record`.
 
     >>> unlike({"voxel_z_mm": 3.0}, {"ranges": {"voxel_z_mm": [0.7, 0.7]}})
     ['the voxel size along z (mm) is 3; in the training data 0.7 to 0.7']
     """
     sentences = []
-    for name, (low, high) in (record["ranges"] if record else {}).items():
+    for name, (low, high) in record["ranges"].items():
         kind, _, rest = name.partition("_")
         margin = max(RANGE_MARGIN * (high - low), VALUE_MARGIN[kind] * abs(high))
         if not low - margin <= found[name] <= high + margin:
