@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -34,22 +34,11 @@ class PredictionError(ValueError):
     """A prediction that cannot be made; the message says what is wrong and what to do, in one line."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """One generator on disk.
-
-    Attributes:
-        folder: holds ``generator.safetensors``.
-        maps: those wanted of it.
-    """
+class Model(NamedTuple):
+    """One generator on disk: the folder of ``generator.safetensors``, and the maps wanted of it."""
 
     folder: Path
     maps: tuple[str, ...]
-
-    @property
-    def path(self) -> Path:
-        """The weights."""
-        return self.folder / "generator.safetensors"
 
 
 @dataclass(frozen=True)
@@ -149,7 +138,7 @@ def predict(
         for model in models:
             steps.set_description(", ".join(model.maps))
             generator = load_generator(model.folder, device=computer)
-            facts["Weights"] = {"Model": model.folder.name, "SHA256": _sha256(model.path)}
+            facts["Weights"] = {"Model": model.folder.name, "SHA256": _sha256(model.folder / "generator.safetensors")}
             for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
                 made[name] = f"{stem}_desc-generated_{name}.nii.gz"
                 write_volume(parts(made[name]), _onto_tof(volume, prepared, original), original.affine)

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,9 +92,7 @@ class CohortProfile:
         if self.missing:
             name = f"cohort '{self.title}'" if self.title else "a cohort without a title"
             raise ProfileError(f"{name}: key '{self.missing[0]}' is missing; add it, the phantom needs it to simulate")
-        return SimulationProfile(
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(SimulationProfile)}
-        )
+        return SimulationProfile(**{key.name: getattr(self, key.name) for key in dataclasses.fields(SimulationProfile)})
 
     @property
     def missing(self) -> list[str]:
@@ -232,20 +231,8 @@ def load_profile(name: str | Path) -> Profile:
     profile = _build(Profile, content, f"profile {path.name}")
     if profile.name != path.stem:
         raise ProfileError(f"profile {path.name}: name is '{profile.name}'; give it the file's name, '{path.stem}'")
-    for key in ("epochs", "initialise_from"):
-        for cohort in getattr(profile, key):
-            if cohort not in profile.cohorts:
-                raise ProfileError(f"profile {path.name}: {key} names the unknown cohort '{cohort}'; add it to cohorts")
-    batch, devices = profile.training.batch, profile.training.devices
-    if batch < 1 or devices < 1 or batch % devices:
-        raise ProfileError(
-            f"profile {path.name}: training, batch: {batch} patients cannot be shared by {devices} devices; give a "
-            "multiple of devices"
-        )
-    if min(profile.epochs.values()) < 1:
-        raise ProfileError(f"profile {path.name}: epochs must be at least 1 for each cohort")
-    for known, settings in profile.cohorts.items():
-        _check_cohort(profile, known, settings, f"profile {path.name}, cohorts, {known}")
+    for fault in _find_faults(profile):
+        raise ProfileError(f"profile {path.name}: {fault}")
     return profile
 
 
@@ -266,7 +253,7 @@ def looks_like_cohort(folder: Path) -> bool:
 
 
 def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str = "the profile") -> list[str]:
-    """The cohorts of one run, in the profile's order: the simulated ones, or those that lie in the user's folder.
+    """Return the cohorts of one run, in the profile's order: the simulated ones, or those in the user's folder.
 
     Args:
         cohorts: of the profile.
@@ -293,39 +280,43 @@ def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str 
     return [cohort for cohort in cohorts if cohort in found]
 
 
-def _check_cohort(profile: Profile, name: str, cohort: CohortProfile, where: str) -> None:
-    """Refuse what would fail, or pass unnoticed, hours later."""
-    if cohort.simulated and cohort.missing:
-        raise ProfileError(
-            f"{where}: key '{cohort.missing[0]}' is missing; a cohort with a disease is simulated and needs it"
-        )
-    unknown = [entry for entry in cohort.maps if entry not in MAPS]
-    if unknown or "tmax" not in cohort.maps:
-        raise ProfileError(f"{where}, maps: choose from {', '.join(MAPS)}; tmax must be one, it defines the lesions")
-    if cohort.simulated and (cohort.maps != tuple(MAPS) or cohort.input != "tof"):
-        raise ProfileError(f"{where}: a simulated cohort has a TOF and all maps; leave out input and maps, or disease")
-    window = cohort.intensity
-    if window != "n4" and (isinstance(window, str) or not window[0] < window[1]):
-        raise ProfileError(f"{where}, intensity: expected n4 or a window [low, high], found {window!r}")
-    if cohort.registration not in ("rigid", "none"):
-        raise ProfileError(f"{where}, registration: expected rigid or none, found '{cohort.registration}'")
-    if min(cohort.train, cohort.validation, cohort.test) < 1:
-        raise ProfileError(f"{where}: train, validation and test must each be at least 1")
-    for key, entries in (
-        ("epochs", profile.epochs),
-        ("evaluation, deficit_threshold_s", profile.evaluation.deficit_threshold_s),
-    ):
-        if name not in entries:
-            raise ProfileError(f"profile {profile.name}: {key} has no entry for cohort '{name}'; add one")
-    if profile.together and set(cohort.maps) != set(MAPS):
-        raise ProfileError(f"{where}: together needs all of {', '.join(MAPS)}; take it out, or the cohort")
-    twin = profile.initialise_from.get(name)
-    if twin is not None and (twin not in profile.cohorts or twin == name or twin in profile.initialise_from):
-        raise ProfileError(
-            f"profile {profile.name}: initialise_from, {name}: '{twin}' must be another cohort that starts from scratch"
-        )
-    if twin is not None and not set(cohort.maps) <= set(profile.cohorts[twin].maps):
-        raise ProfileError(f"profile {profile.name}: initialise_from, {name}: '{twin}' lacks some of its maps")
+def _find_faults(profile: Profile) -> Iterator[str]:
+    """Report what would fail, or pass unnoticed, hours later: the key, the fault and the remedy."""
+    for key in ("epochs", "initialise_from"):
+        for name in getattr(profile, key):
+            if name not in profile.cohorts:
+                yield f"{key} names the unknown cohort '{name}'; add it to cohorts"
+    batch, devices = profile.training.batch, profile.training.devices
+    if batch < 1 or devices < 1 or batch % devices:
+        yield f"training, batch: {batch} patients cannot be shared by {devices} devices; give a multiple of devices"
+    if min(profile.epochs.values()) < 1:
+        yield "epochs must be at least 1 for each cohort"
+    for name, cohort in profile.cohorts.items():
+        where, window, parent = f"cohorts, {name}", cohort.intensity, profile.initialise_from.get(name)
+        if cohort.simulated and cohort.missing:
+            yield f"{where}: key '{cohort.missing[0]}' is missing; a cohort with a disease is simulated and needs it"
+        if not {"tmax"} <= set(cohort.maps) <= set(MAPS):
+            yield f"{where}, maps: choose from {', '.join(MAPS)}; tmax must be one, it defines the lesions"
+        if cohort.simulated and (cohort.maps != tuple(MAPS) or cohort.input != "tof"):
+            yield f"{where}: a simulated cohort has a TOF and all maps; leave out input and maps, or disease"
+        if window != "n4" and (isinstance(window, str) or not window[0] < window[1]):
+            yield f"{where}, intensity: expected n4 or a window [low, high], found {window!r}"
+        if cohort.registration not in ("rigid", "none"):
+            yield f"{where}, registration: expected rigid or none, found '{cohort.registration}'"
+        if min(cohort.train, cohort.validation, cohort.test) < 1:
+            yield f"{where}: train, validation and test must each be at least 1"
+        if name not in profile.epochs:
+            yield f"epochs has no entry for cohort '{name}'; add one"
+        if name not in profile.evaluation.deficit_threshold_s:
+            yield f"evaluation, deficit_threshold_s has no entry for cohort '{name}'; add one"
+        if profile.together and set(cohort.maps) != set(MAPS):
+            yield f"{where}: together needs all of {', '.join(MAPS)}; take it out, or the cohort"
+        if parent is not None and (
+            parent not in profile.cohorts or parent == name or parent in profile.initialise_from
+        ):
+            yield f"initialise_from, {name}: '{parent}' must be another cohort that starts from scratch"
+        elif parent is not None and not set(cohort.maps) <= set(profile.cohorts[parent].maps):
+            yield f"initialise_from, {name}: '{parent}' lacks some of its maps"
 
 
 def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
@@ -356,14 +347,10 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
         kinds = [arguments[0]] * len(value) if length is None else arguments
         return tuple(_build(part, entry, where) for part, entry in zip(kinds, value, strict=True))
     if origin in (typing.Union, types.UnionType):
-        # One of the kinds fits, or the message is that of the first.
-        kinds = [entry for entry in arguments if entry is not type(None)]
-        if value is None and len(kinds) < len(arguments):
+        if value is None and type(None) in arguments:
             return None
-        chosen = next(
-            (entry for entry in kinds if typing.get_origin(entry) is tuple and isinstance(value, list)), kinds[0]
-        )
-        return _build(chosen, value, where)
+        lists = [part for part in arguments if typing.get_origin(part) is tuple and isinstance(value, list)]
+        return _build([*lists, *arguments][0], value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), where, kind.__name__, value)

@@ -280,16 +280,11 @@ def _finding(error: CohortError) -> Finding:
 
 def format_table(problems: Iterable[Problem]) -> str:
     """Return the table as text: patient, file, problem, remedy; notes are marked as such."""
-    head = ("patient", "file", "problem", "remedy")
     rows = [
         (f"{p.cohort}/{p.patient}", p.file or "–", p.problem if p.fatal else f"note: {p.problem}", p.remedy)
         for p in problems
     ]
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(3)]
-    lines = [head, tuple("-" * width for width in [*widths, 6]), *rows]
-    return "\n".join(
-        " | ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in lines
-    )
+    return pd.DataFrame(rows, columns=["patient", "file", "problem", "remedy"]).to_markdown(index=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
