@@ -74,7 +74,7 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
 def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
     """Link ISLES'24 into the cohort ``isles24``: CT angiography and the maps in its space, of the first session.
 
-    Files are told by their names, wherever they lie: mirrors differ in folders (``rawdata``, ``ses-0001``, one folder
+    Files are recognised by their names: mirrors differ in folders (``rawdata``, ``ses-0001``, one folder
     for all). The lesion of the second session is an infarct days later, no hypoperfused tissue: it is left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""Own data, completed: links to what a cohort's folder holds, and what it lacks made beside them, never in it.
+"""Complete a cohort of one's own: link what its folder holds, and make what it lacks beside the links, never in it.
 
 Only the input (TOF-MRA or another) and the maps are needed. A DSC series stands in for absent maps, splits are drawn
 where none are given. The completed cohort is a BIDS folder like any other: preprocessing reads it as a simulated one.
@@ -26,7 +26,7 @@ from tof2perf.perfusion.series import find_baseline, head_mask
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.files import link, write_json, write_text
 from tof2perf.system.workers import one_thread_each, tied
-from tof2perf.volumes import nifti
+from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import Finding, write_volume
 
 # The part of each map that counts in a reference made of maps: artefacts above it would hide the brain (assumption).
@@ -136,18 +136,17 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
     elif "dscref" not in files:
         _make_reference(files, patient, target, cohort)
     tmax = nifti.read_volume(layout.map_path(target, patient, "tmax"))
-    late = np.count_nonzero(np.asarray(tmax.dataobj) > threshold_s)
-    return float(late * abs(np.linalg.det(tmax.affine[:3, :3])) / 1000)
+    return float(np.count_nonzero(np.asarray(tmax.dataobj) > threshold_s) * space.voxel_ml(tmax))
 
 
 # --- what is made -----------------------------------------------------------------------------------------------------
 
 
 def timing(series: Path, cohort: CohortProfile) -> tuple[float, float]:
-    """Repetition and echo time (s) of a DSC series: its sidecar, the folder's ``dsc.json``, the profile, the header.
+    """Find TR and TE (s) of a DSC series: its sidecar, the folder's ``dsc.json``, the profile, the header.
 
     Raises:
-        CohortError: they stand nowhere.
+        CohortError: they are given nowhere, or cannot be true.
     """
     known: dict[str, float] = {}
     own = series.with_name(series.name.partition(".")[0] + ".json")

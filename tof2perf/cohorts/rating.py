@@ -1,8 +1,8 @@
 """Blinded rating as in the paper: maps go out under pseudonyms, edited masks come back and are checked.
 
-A rater saw 20 real and 20 generated Tmax maps pseudonymised and in random order, began with Tmax > 6 s and removed by
-hand what lies outside the hypoperfused area. Here the maps and their preliminary masks are written as NIfTI for any
-editor; which case is which stands in a key file in a folder of its own, which the rater does not open.
+A rater saw 20 real and 20 generated Tmax maps under pseudonyms and in random order, began with Tmax > 6 s and removed
+by hand what lies outside the hypoperfused area. Here maps and preliminary masks are written as NIfTI for any editor. A
+key file in a folder of its own tells which case is which; the rater does not open it.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class RatingError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One map to rate: whose it is, ``real`` or ``gan``, Tmax (x, y, z) in s, brain mask and affine."""
+    """One map to rate: patient, ``real`` or ``gan``, Tmax (x, y, z) in s, brain mask and affine."""
 
     patient: str
     kind: str
@@ -67,7 +67,7 @@ def export_cases(
         key_path: JSON file that tells cases from pseudonyms; not in ``folder``.
         cases: the maps.
         threshold_s: of the preliminary masks.
-        returned: folder that the edited masks belong into, as the instructions shall state it.
+        returned: folder that the edited masks belong into, as the instructions state it.
         rng: draws the salt.
 
     Returns:
@@ -103,11 +103,11 @@ def collect_masks(folder: Path, key_path: Path) -> dict[tuple[str, str], np.ndar
     """Read what a rater has returned.
 
     Args:
-        folder: with one edited mask for every case; may be missing or without images if nobody has rated.
+        folder: with one edited mask for every case; may be missing or without images before the rating.
         key_path: the key of the export.
 
     Returns:
-        Mask (x, y, z) bool by (patient, kind); empty if nobody has rated.
+        Mask (x, y, z) bool by (patient, kind); empty before the rating.
 
     Raises:
         RatingError: masks that are missing, misnamed, on another grid or no masks, each by name; or no key.
@@ -141,7 +141,7 @@ def collect_masks(folder: Path, key_path: Path) -> dict[tuple[str, str], np.ndar
 
 
 def describe_edits(folder: Path, key_path: Path, exported: Path) -> list[dict[str, str | float]]:
-    """What the rater did to each preliminary mask, under its pseudonym.
+    """Measure what the rater did to each preliminary mask, under its pseudonym.
 
     Args:
         folder: with the edited masks, all of them usable (:func:`collect_masks`).

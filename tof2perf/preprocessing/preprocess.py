@@ -64,7 +64,7 @@ def preprocess_cohort(
     Args:
         cohort_folder: BIDS folder to read.
         out_folder: folder for the preprocessed volumes, ``qc.csv``, a copy of ``participants.tsv``, and what
-            :func:`tof2perf.preprocessing.training_range.record_inputs` says of the training patients.
+            :func:`tof2perf.preprocessing.training_range.record_inputs` records of the training patients.
         cohort: see :func:`preprocess_patient`, as is ``settings``.
         settings: of the profile.
         jobs: worker processes, one thread each; all available cores by default. Results do not depend on it.
@@ -258,7 +258,7 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
         Corrected volume (x, y, z), in the units of the original.
     """
     values = np.asarray(tof.dataobj, dtype=np.float32)
-    # N4 takes logarithms, and vessels are not bias: neither zeros nor the brightest per cent shall count.
+    # N4 takes logarithms, and vessels are not bias: zeros and the brightest per cent are clipped.
     middle, bright = np.percentile(values[brain], (50, 99))
     usual = np.clip(values, 0.01 * middle, bright)
     shape = space.coarse_shape(tof, mm)

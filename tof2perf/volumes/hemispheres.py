@@ -67,7 +67,7 @@ def mirror(volume: np.ndarray, mask: np.ndarray, *, axis: int = 0) -> np.ndarray
     """Give every brain voxel the value of the voxel opposite to it, by linear interpolation across the plane.
 
     Each line of voxels along ``axis`` is turned about the point at which the mid-sagittal plane crosses it. Where the
-    brain has no counterpart, the value of the brain voxel nearest to the counterpart stands.
+    brain has no counterpart, the value of the brain voxel nearest to the counterpart is taken.
 
     Args:
         volume: (x, y, z) map.

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.affines import from_matvec, voxel_sizes
+from nibabel.processing import resample_from_to
 from scipy import ndimage, sparse
 
 METRIC_MARGIN_MM = 10.0  # co-registration also looks just outside the brain: its outline tells more than its inside
@@ -75,18 +76,9 @@ def resample(image: nib.Nifti1Image, grid: nib.Nifti1Image, motion: np.ndarray |
     Returns:
         float32 array of the grid's shape.
     """
-    matrix = RAS_TO_LPS @ (np.eye(4) if motion is None else motion) @ RAS_TO_LPS
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(matrix[:3, 3].tolist())
-    filter_ = sitk.ResampleImageFilter()
-    filter_.SetNumberOfThreads(1)
-    filter_.SetReferenceImage(to_itk(np.zeros(grid.shape, bool), grid.affine))
-    filter_.SetTransform(transform)
-    filter_.SetInterpolator(sitk.sitkLinear)
-    filter_.SetOutputPixelType(sitk.sitkFloat32)
-    found = filter_.Execute(to_itk(np.asarray(image.dataobj, dtype=np.float32), image.affine))
-    return sitk.GetArrayFromImage(found).T
+    affine = image.affine if motion is None else np.linalg.inv(motion) @ image.affine
+    source = nib.Nifti1Image(np.asarray(image.dataobj, dtype=np.float32), affine)
+    return resample_from_to(source, (grid.shape, grid.affine), order=1).get_fdata(dtype=np.float32)
 
 
 def resample_masked(
@@ -138,7 +130,7 @@ def resize_masked(values: np.ndarray, mask: np.ndarray, shape: Sequence[int]) ->
     """Resize a volume by what lies inside ``mask`` only, so that nothing bleeds in across its edge.
 
     Returns:
-        Values (0 outside the mask) and the mask, which holds the voxels of which more than half lay in it.
+        Values (0 outside the mask) and the mask, whose voxels lay in it by more than half.
     """
     weight = resize(mask, shape)
     inside = weight > 0.5
