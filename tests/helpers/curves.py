@@ -31,3 +31,17 @@ def with_noise(concentration, rng, snr):
     signal = np.exp(-TE * concentration)
     signal = np.hypot(signal + rng.normal(size=signal.shape) / snr, rng.normal(size=signal.shape) / snr)
     return signal_to_concentration(signal, te=TE, baseline=(0, 7))
+
+
+def head_series(rng, shape=(22, 24, 10), snr=50):
+    """A series (x, y, z, time) of an ellipsoid with 40 arterial voxels, late blood on one side, and air around it."""
+    x, y, z = (np.linspace(-1.2, 1.2, size) for size in shape)
+    x, y, z = np.meshgrid(x, y, z, indexing="ij")
+    head = x**2 + y**2 + z**2 < 1
+    flow = np.where(np.abs(np.sin(4 * x) * np.cos(3 * y)) > 0.4, 55, 22) * np.where(head, 1, 0)
+    curves = tissue(flow[head], np.where(flow[head] > 30, 4.5, 5.5), np.where(x[head] > 0.3, 5.0, 1.0))
+    curves[rng.choice(np.flatnonzero(x[head] < 0.2), 40, replace=False)] = 0.1 * artery()
+    signal = np.zeros((*shape, FRAMES))
+    signal[head] = (600 + 200 * np.cos(5 * y * z)[head])[:, None] * np.exp(-TE * curves)
+    noise = rng.normal(0, 600 / snr, (2, *signal.shape))
+    return np.hypot(signal + noise[0], noise[1]).astype(np.float32)

@@ -412,8 +412,8 @@ def test_scaling_the_scanner_gain_leaves_the_maps_unchanged(smoke_patient):
         "voxel_mm": profile.phantom.dsc_voxel_mm,
         "analysis": replace(protocol.perfusion, motion_correction=False),
     }
-    _, once = analyse_series(image.get_fdata(), **setting)
-    _, scaled = analyse_series(2.0 * image.get_fdata(), **setting)
+    once = analyse_series(image.get_fdata(), **setting).maps
+    scaled = analyse_series(2.0 * image.get_fdata(), **setting).maps
     for name in once:
         assert np.allclose(once[name], scaled[name], rtol=1e-3, atol=1e-3)
 

@@ -183,7 +183,7 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
     image = nifti.read_volume(series, ndim=4)
     voxel_mm = tuple(float(size) for size in nib.affines.voxel_sizes(image.affine))
     try:
-        before, maps = analyse_series(
+        before, maps, *_ = analyse_series(
             np.asarray(image.dataobj), tr, te, (voxel_mm[0], voxel_mm[1], voxel_mm[2]), analysis
         )
     except ValueError as error:

@@ -5,7 +5,7 @@ s. C and AIF are changes of the transverse relaxation rate (1/s), proportional t
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,12 +13,15 @@ from tof2perf.maps import get_map
 from tof2perf.perfusion import parametric
 from tof2perf.perfusion.arterial import bolus_arrival, find_aif, place_aif
 from tof2perf.perfusion.head_motion import motion_correct
-from tof2perf.perfusion.series import find_baseline, finite, head_mask
+from tof2perf.perfusion.series import find_baseline, finite, prepare_series
 
 # kappa = (1 - Hct large) / (1 - Hct small) / rho = (1 - 0.45) / (1 - 0.25) / 1.04 g/ml: the haematocrit of large and
 # small vessels differs, and flow is wanted per mass, not volume. It multiplies: CBF = 6000 kappa max h and
 # CBV = 100 kappa int C / int AIF.
 KAPPA = 0.705
+
+# Typical CBV (ml/100 g) of a brain of half grey (4.6) and half white matter (2.05): PMC5346350, PMC3121008.
+TYPICAL_CBV = 3.3
 
 METHODS = ("bcsvd", "osvd", "parametric")
 # Thresholds tried by osvd, from nearly none to all but the lowest frequencies (assumption; the paper names no ladder).
@@ -54,6 +57,15 @@ class Analysis(Protocol):
         """Whether the frames are aligned first."""
 
 
+class AnalysedSeries(NamedTuple):
+    """What the analysis of a DSC series gives."""
+
+    reference: np.ndarray  # (x, y, z) mean before the bolus
+    maps: dict[str, np.ndarray]  # see perfusion_maps
+    calibration: float  # arterial calibration, given or that by which the typical CBV is reached
+    left_out: dict[int, str]  # frames that are no measurement, and why
+
+
 def analyse_series(
     series: np.ndarray,
     tr: float,
@@ -62,9 +74,9 @@ def analyse_series(
     analysis: Analysis,
     *,
     artery: np.ndarray | None = None,
-    calibration: float = 1.0,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Turn a DSC series into maps: head mask, motion correction, arterial input, deconvolution.
+    calibration: float | None = None,
+) -> AnalysedSeries:
+    """Turn a DSC series into maps: head mask, spoilt frames, motion correction, arterial input, deconvolution.
 
     Args:
         series: (x, y, z, time), any unit.
@@ -75,28 +87,24 @@ def analyse_series(
         artery: (x, y, z) share of each voxel that is the artery in which a rater places the arterial input.
         calibration: arterial calibration, by which the amplitude of the arterial input is divided: relaxivity of blood
             over that of tissue times the share of its voxels that is artery. A console knows it for its sequence.
-            Without it CBF and CBV have no absolute scale.
-
-    Returns:
-        Reference volume (mean before the bolus) and the five maps (x, y, z), see :func:`perfusion_maps`.
+            Without it CBF and CBV are relative: they are scaled so that the median CBV of the head is TYPICAL_CBV.
 
     Raises:
-        ValueError: no head, no bolus or no arterial input was found, an unknown kind of AIF, or a placed one without
-            its artery.
+        ValueError: the series is none, see :func:`tof2perf.perfusion.series.prepare_series`; no arterial input was
+            found; an unknown kind of AIF, or a placed one without its artery.
     """
-    mask = head_mask(series)
-    baseline = find_baseline(series[mask].mean(axis=0))
+    if analysis.aif != "automatic" and (analysis.aif != "contralateral M2" or artery is None):
+        raise ValueError(f"unknown AIF '{analysis.aif}': choose automatic, or contralateral M2 with its artery")
+    series, mask, baseline, left_out = prepare_series(series)
     if analysis.motion_correction:
         series, _ = motion_correct(series, voxel_mm=voxel_mm, baseline=baseline)
     curves = signal_to_concentration(series[mask], te=te, baseline=baseline)
-    if analysis.aif == "automatic":
-        aif, _ = find_aif(curves, tr=tr)
-    elif analysis.aif == "contralateral M2" and artery is not None:
-        aif = place_aif(curves, artery[mask])
-    else:
-        raise ValueError(f"unknown AIF '{analysis.aif}': choose automatic, or contralateral M2 with its artery")
-    maps = _maps_of_curves(curves, aif / calibration, tr, mask, analysis.method)
-    return series[..., slice(*baseline)].mean(axis=3), maps
+    aif = find_aif(curves, tr=tr)[0] if artery is None else place_aif(curves, artery[mask])
+    maps = _maps_of_curves(curves, aif / (calibration or 1), tr, mask, analysis.method)
+    if calibration is None:
+        calibration = TYPICAL_CBV / float(np.median(maps["cbv"][maps["cbv"] > 0]))
+        maps |= {name: calibration * maps[name] for name in ("cbf", "cbv")}
+    return AnalysedSeries(series[..., slice(*baseline)].mean(axis=3), maps, calibration, left_out)
 
 
 def perfusion_maps(

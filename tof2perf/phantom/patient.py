@@ -174,7 +174,7 @@ def scan_dsc(
         rng=rng,
     )
     artery = _contralateral_m2(patient, affine, phantom, rng) if analysis.aif == "contralateral M2" else None
-    reference, maps = analyse_series(
+    reference, maps, *_ = analyse_series(
         series, tr, te, phantom.dsc_voxel_mm, analysis, artery=artery, calibration=ARTERIAL_CALIBRATION
     )
     return series, reference, maps
