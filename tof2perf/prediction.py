@@ -227,7 +227,7 @@ def _stem(path: Path) -> str:
     >>> _stem(Path("sub-0001_acq-tof_angio.nii.gz")), _stem(Path("7_TOF.nii")), _stem(Path("scan.nii.gz"))
     ('sub-0001_acq-tof', '7', 'scan')
     """
-    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    name = nifti.stem(path)
     start, _, suffix = name.rpartition("_")
     return start if start and suffix.lower() in ("angio", "tof") else name
 

@@ -7,6 +7,7 @@ from nibabel.affines import apply_affine
 
 from tof2perf.cohorts import layout
 from tof2perf.maps import MAPS
+from tof2perf.volumes import nifti
 from tof2perf.volumes.nifti import write_volume
 
 TOF_SHAPE, MAP_SHAPE = (22, 26, 14), (16, 18, 12)
@@ -36,13 +37,7 @@ def write_patient(folder: Path, patient: str, rng: np.random.Generator, *, maps=
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray, suffix: str = ".nii.gz") -> None:
     """An image, compressed or not."""
-    if suffix == ".nii.gz":
-        write_volume(path, values, affine)
-    else:
-        import nibabel as nib
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(np.asarray(values, np.float32), affine), path.with_name(path.name.removesuffix(".gz")))
+    write_volume(path.with_name(nifti.stem(path) + suffix), values, affine)
 
 
 def write_series(path: Path, rng: np.random.Generator, *, frames: int = 30) -> None:

@@ -15,7 +15,7 @@ from tof2perf.cohorts import layout
 from tof2perf.cohorts.participants import read_table
 from tof2perf.maps import MAPS
 from tof2perf.system.files import link, write_bytes, write_json, write_table
-from tof2perf.volumes.nifti import CohortError, find_absence
+from tof2perf.volumes.nifti import CohortError, find_absence, stem, with_ending_of
 
 # Roles by the ending of a name. The paper's folders held TOF and maps; the others are read if they are there.
 PAPER = {"TOF": "tof", **{name.upper(): name for name in MAPS}}
@@ -55,7 +55,7 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
         names: dict[str, str] = {}
         remarks[name] = []
         for path in _images(folder):
-            match = PAPER_NAME.fullmatch(_stem(path))
+            match = PAPER_NAME.fullmatch(stem(path))
             if match is None:
                 remarks[name].append(f"{path.name}: no part of the paper's naming, not imported")
                 continue
@@ -91,7 +91,7 @@ def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
     first: dict[str, int] = {}
     names: dict[str, str] = {}
     remarks: list[str] = []
-    matches = [(path, ISLES_NAME.fullmatch(_stem(path))) for path in _images(Path(source), deep=True)]
+    matches = [(path, ISLES_NAME.fullmatch(stem(path))) for path in _images(Path(source), deep=True)]
     known = [(path, match) for path, match in matches if match is not None]
     for _, match in known:
         first[match["id"]] = min(int(match["session"]), first.get(match["id"], sys.maxsize))
@@ -141,10 +141,6 @@ def _images(folder: Path, *, deep: bool = False) -> list[Path]:
     return sorted(path for path in found if path.name.endswith((".nii", ".nii.gz")) and not path.is_dir())
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
-
-
 def _label(name: str) -> str:
     """A BIDS label has letters and digits only."""
     return "sub-" + re.sub(r"[^A-Za-z0-9]", "", name.removeprefix("sub-"))
@@ -171,10 +167,10 @@ def _link_all(found: Found, target: Path) -> list[str]:
     for patient, roles in sorted(found.items()):
         for role, path in roles.items():
             place = places[role](target, patient) if role in places else layout.map_path(target, patient, role)
-            link(path, place.with_name(place.name.removesuffix(".gz")) if path.name.endswith(".nii") else place)
-            sidecar = path.with_name(_stem(path) + ".json")
+            link(path, with_ending_of(place, path))
+            sidecar = path.with_name(stem(path) + ".json")
             if sidecar.is_file():
-                link(sidecar, place.with_name(_stem(place) + ".json"))
+                link(sidecar, place.with_name(stem(place) + ".json"))
         if not roles.keys() & {"tof", "cta"}:
             remarks.append(f"{patient}: no TOF or CTA where the maps are")
     return remarks

@@ -123,11 +123,9 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
     for role, source in files.items():
         if role == "dsc":
             continue
-        # A link ends as its file does, or readers would take it for compressed.
-        packed = places[role].with_name(places[role].name.removesuffix(".gz").removesuffix(".nii") + ".nii.gz")
-        plain = packed.with_suffix("")
-        other, wanted = (packed, plain) if source.suffix == ".nii" else (plain, packed)
-        other.unlink(missing_ok=True)
+        wanted = nifti.with_ending_of(places[role], source)
+        if places[role] != wanted:
+            places[role].unlink(missing_ok=True)  # an earlier link with the other ending
         if wanted.is_file() and not wanted.is_symlink() and wanted.stat().st_nlink == 1:
             wanted.unlink()  # made by an earlier run, now given
         link(source, wanted)

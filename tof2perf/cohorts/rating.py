@@ -16,7 +16,7 @@ from nibabel import orientations
 from nibabel.affines import voxel_sizes
 
 from tof2perf.system.files import write_json, write_text
-from tof2perf.volumes.nifti import in_mask, inspect, read_mask, write_volume
+from tof2perf.volumes.nifti import in_mask, inspect, read_mask, stem, write_volume
 
 MASK, TMAX = "_mask.nii.gz", "_tmax.nii.gz"
 INSTRUCTIONS = """\
@@ -121,8 +121,8 @@ def collect_masks(folder: Path, key_path: Path) -> dict[tuple[str, str], np.ndar
     given: dict[str, Path] = {}
     problems = []
     for path in images:
-        name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_mask")
-        if name in cases and path.name.removesuffix(".gz").removesuffix(".nii").endswith("_mask"):
+        name = stem(path).removesuffix("_mask")
+        if name in cases and stem(path) == f"{name}_mask":
             given[name] = path
         else:
             problems.append(f"{path.name} belongs to no case of this export")

@@ -129,6 +129,16 @@ def inspect(
     return (None if fatal else nib.Nifti1Image(data, affine)), findings
 
 
+def stem(path: Path) -> str:
+    """Return the name of an image without ``.nii`` or ``.nii.gz``."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def with_ending_of(path: Path, source: Path) -> Path:
+    """Return ``path`` compressed or not as ``source`` is: readers go by the ending of a link's name."""
+    return path.with_name(stem(path) + (".nii" if source.suffix == ".nii" else ".nii.gz"))
+
+
 def find_absence(path: Path) -> Finding | None:
     """Report a file that is not there, or whose content was not fetched: a broken link, a git-annex or LFS pointer."""
     if path.is_symlink() and not path.exists():
