@@ -12,7 +12,7 @@ from tof2perf.gan.training import TrainingError
 from tof2perf.metrics.lesion_agreement import dice
 from tof2perf.profiles import load_profile
 from tof2perf.studies import ablations
-from tof2perf.studies.score import assess
+from tof2perf.studies.score import score
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_a_generator_that_knows_the_answer_has_no_error_and_full_overlap(folder,
 
     patients = patients_in(folder, "validation")
     truth = [load_pair(folder, patient, "tmax").target for patient in patients]
-    (row,) = assess(Knowing(truth), folder, patients, ["tmax"], profile.evaluation)
+    (row,) = score(Knowing(truth), folder, patients, ["tmax"], profile.evaluation)
     assert row["mae"] == pytest.approx(0, abs=1e-5)
     assert row["dice_mean"] == row["dice_median"] == 1
     assert (row["lesions"], row["contralateral"]) == (1, 0)
-    (row,) = assess(Knowing([volume[::-1].copy() for volume in truth]), folder, patients, ["tmax"], profile.evaluation)
+    (row,) = score(Knowing([volume[::-1].copy() for volume in truth]), folder, patients, ["tmax"], profile.evaluation)
     assert row["dice_mean"] == 0 and row["contralateral"] == 1
     assert dice(truth[0] > 6, truth[0][::-1] > 6) < 0.1

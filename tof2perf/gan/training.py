@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,12 @@ class Run:
         """State after the last complete epoch; removed once the results are written."""
         return self.model_folder / "checkpoint"
 
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the result beside the data, as ``config.yaml`` holds it: lists for tuples."""
+        chosen = {"cohort": self.folder.name, "map": self.map_name, "epochs": self.epochs, "seed": self.seed}
+        sections = {"network": dataclasses.asdict(self.network), "training": dataclasses.asdict(self.training)}
+        return chosen | json.loads(json.dumps(sections))
+
 
 def train(run: Run) -> pd.DataFrame:
     """Train one map of one cohort, or all five at once, and keep the epoch that is best on the validation split.
@@ -122,12 +129,7 @@ def _run_epochs(run: Run, fabric: Fabric, pairs: PairDataset, held_out: PairData
     )
     order = torch.Generator().manual_seed(_seed(run, "order"))
     config = {
-        "cohort": run.folder.name,
-        "map": run.map_name,
-        "epochs": run.epochs,
-        "seed": run.seed,
-        "network": _plain(run.network),
-        "training": _plain(run.training),
+        **run.settings(),
         "data": pairs.fingerprint(),
         "initialised_from": _start_from(model, run.initialise_from) if run.initialise_from else None,
     }
@@ -264,12 +266,6 @@ def _seed(run: Run, purpose: str) -> int:
     """Derive a seed for each purpose, the same on every machine (Python's ``hash`` is not)."""
     names = f"{run.seed}/{run.folder.name}/{run.map_name}/{purpose}"
     return int.from_bytes(hashlib.sha256(names.encode()).digest()[:7], "big")
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    """Convert a profile section to the types of JSON and YAML: lists for tuples."""
-    content = dataclasses.asdict(section)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
 
 
 def _check(run: Run, values: Mapping[str, float], where: str) -> None:

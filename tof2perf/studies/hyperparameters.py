@@ -1,12 +1,7 @@
-"""Search of hyperparameters with Optuna: stored in SQLite, pruned, resumable; judged on the validation split alone.
+"""Search hyperparameters with Optuna: stored in SQLite, pruned, resumable, scored on the validation split alone."""
 
-From the command line: ``python -m tof2perf.studies.hyperparameters --profile laptop --cohort acute --map tmax``.
-"""
-
-import argparse
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +10,14 @@ import optuna
 import yaml
 
 from tof2perf.cohorts.participants import patients_in
-from tof2perf.cohorts.workspace import Workspace
 from tof2perf.gan.networks import UNetGenerator
 from tof2perf.gan.pairs import PairDataset
 from tof2perf.gan.training import Run, TrainingError, train
-from tof2perf.maps import MAPS
-from tof2perf.profiles import Profile, load_profile
-from tof2perf.studies.score import assess
+from tof2perf.profiles import Profile
+from tof2perf.studies.score import score
 from tof2perf.system.files import write_table, write_text
 
-TOTAL = 100.0  # of the three weights; only their ratio to each other matters to Adam
+TOTAL = 100.0  # of the weights of L1 and SSIM; only the ratios of weights matter to Adam
 GOALS: dict[str, Any] = {"mae": "minimize", "ssim": "maximize", "dice": "maximize"}
 
 
@@ -49,10 +42,10 @@ def search(
         folder: preprocessed cohort; training and validation split are used, never the test split.
         map_name: the target map.
         results: receives ``study.db``, ``trials.csv`` and ``best.yaml``.
-        profile: what is not searched; its seed makes the search repeatable.
+        profile: the other settings; its seed makes the search repeatable.
         goal: validation error (``mae``), SSIM (``ssim``), or mean Dice of lesions (``dice``, Tmax only).
-        trials: how many finished trials, pruned ones included, the study shall hold in the end.
-        minutes: after which no new trial is begun.
+        trials: number of finished trials in the end, pruned ones included.
+        minutes: no new trial begins after this time.
         epochs: of every trial; None as in the profile.
         progress: show progress bars of the trainings.
 
@@ -64,7 +57,6 @@ def search(
     """
     if goal not in GOALS or (goal == "dice" and map_name != "tmax"):
         raise ValueError(f"unknown goal '{goal}' for {map_name}: choose one of mae, ssim, or dice for tmax")
-    folder, results = Path(folder), Path(results)
     epochs = epochs or profile.epochs[folder.name]
     results.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -87,8 +79,35 @@ def search(
     if not finished:
         study.enqueue_trial(_own_values(profile), skip_if_exists=True)
 
+    patients = patients_in(folder, "validation")
+
     def objective(trial: optuna.Trial) -> float:
-        return _trial(trial, folder, map_name, results, profile, goal, epochs, progress)
+        """Train once; the trial's value is that of its best epoch. Its model is not kept."""
+        values: list[float] = []
+
+        def report(row: dict[str, float], generator: UNetGenerator) -> None:
+            if goal == "dice":
+                (scores,) = score(generator, folder, patients, [map_name], profile.evaluation)
+                values.append(float(np.nan_to_num(float(scores["dice_mean"]))))
+            else:
+                values.append(row[f"validation_{goal}"])
+            trial.report(values[-1], step=int(row["epoch"]))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        model = results / f"trial-{trial.number}"
+        settings: dict[str, Any] = {
+            "network": profile.network,
+            "epochs": epochs,
+            "seed": profile.seed,
+            "progress": progress,
+        }
+        settings["training"] = dataclasses.replace(profile.training, **suggest(trial, profile))
+        try:
+            train(Run(folder, map_name, model, **settings, after_epoch=report))
+        finally:
+            shutil.rmtree(model, ignore_errors=True)
+        return min(values) if GOALS[goal] == "minimize" else max(values)
 
     if len(finished) < trials:
         study.optimize(
@@ -106,7 +125,7 @@ def search(
 
 
 def suggest(trial: optuna.trial.BaseTrial, profile: Profile) -> dict[str, Any]:
-    """Values of the profile's training section for one trial.
+    """Suggest values of the profile's training section for one trial.
 
     The ranges span a factor of ten and more around what pix2pix and the released code use (assumption).
     """
@@ -125,7 +144,7 @@ def suggest(trial: optuna.trial.BaseTrial, profile: Profile) -> dict[str, Any]:
 
 
 def _own_values(profile: Profile) -> dict[str, Any]:
-    """The profile's values in the search's terms."""
+    """Express the profile's values in the parameters of the search."""
     training = profile.training
     scale = TOTAL / (training.l1_weight + training.ssim_weight)
     own = {
@@ -136,57 +155,13 @@ def _own_values(profile: Profile) -> dict[str, Any]:
     return own | {"ssim_share": share, "adversarial_weight": training.adversarial_weight * scale}
 
 
-def _trial(
-    trial: optuna.Trial,
-    folder: Path,
-    map_name: str,
-    results: Path,
-    profile: Profile,
-    goal: str,
-    epochs: int,
-    progress: bool,
-) -> float:
-    """Train once; the trial's value is that of its best epoch. Its model is not kept."""
-    values: list[float] = []
-    patients = patients_in(folder, "validation")
-
-    def report(row: dict[str, float], generator: UNetGenerator) -> None:
-        if goal == "dice":
-            (scores,) = assess(generator, folder, patients, [map_name], profile.evaluation)
-            values.append(float(np.nan_to_num(float(scores["dice_mean"]))))
-        else:
-            values.append(row[f"validation_{goal}"])
-        trial.report(values[-1], step=int(row["epoch"]))
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    model = results / f"trial-{trial.number}"
-    try:
-        train(
-            Run(
-                folder,
-                map_name,
-                model,
-                network=profile.network,
-                training=dataclasses.replace(profile.training, **suggest(trial, profile)),
-                epochs=epochs,
-                seed=profile.seed,
-                progress=progress,
-                after_epoch=report,
-            )
-        )
-    finally:
-        shutil.rmtree(model, ignore_errors=True)
-    return min(values) if GOALS[goal] == "minimize" else max(values)
-
-
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     return study.get_trials(deepcopy=False, states=states)
 
 
 def _check_conditions(study: optuna.Study, conditions: dict[str, Any], results: Path) -> None:
-    """Trials under different conditions cannot be compared: a study keeps those it was begun with."""
+    """Refuse other conditions than those the study began with: such trials cannot be compared."""
     for key, value in conditions.items():
         known = study.user_attrs.get(key, value)
         if known != value:
@@ -195,7 +170,7 @@ def _check_conditions(study: optuna.Study, conditions: dict[str, Any], results: 
 
 
 def _best(study: optuna.Study, profile: Profile, goal: str) -> str:
-    """The winner as lines for the profile, with where they come from."""
+    """Write the winner as lines for the profile, with the study they come from."""
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if not complete:
         return "# no trial was completed\n"
@@ -211,36 +186,3 @@ def _best(study: optuna.Study, profile: Profile, goal: str) -> str:
         f"trial {trial.number}, validation {goal} {trial.value:.4g}\n"
     )
     return comment + yaml.safe_dump({"training": chosen}, sort_keys=False)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="laptop")
-    parser.add_argument("--root", default=".", help="folder that data/ and results/ are in")
-    parser.add_argument("--data", default="", help="folder of own cohorts, as for make")
-    parser.add_argument("--cohort", default="acute")
-    parser.add_argument("--map", default="tmax", choices=list(MAPS))
-    parser.add_argument("--goal", default="mae", choices=list(GOALS))
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=50.0)
-    parser.add_argument("--epochs", type=int, default=None, help="of every trial; the profile's if not given")
-    given = parser.parse_args(arguments)
-    profile = load_profile(given.profile)
-    here = Workspace(profile.name, given.root, given.data)
-    results = here.results / "hyperparameters" / f"{given.cohort}_{given.map}_{given.goal}"
-    search(
-        here.preprocessed(given.cohort),
-        given.map,
-        results,
-        profile,
-        goal=given.goal,
-        trials=given.trials,
-        minutes=given.minutes,
-        epochs=given.epochs,
-    )
-    print((results / "best.yaml").read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    main()
