@@ -8,9 +8,10 @@ import pytest
 from helpers import faults
 from tools import chaos
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="left-over processes are sought in /proc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="left-over processes are sought in /proc"),
+]
 ROWS = (
     ("kill -9 outer make", "05-table1"),
     ("kill -9 papermill", "12-rating"),

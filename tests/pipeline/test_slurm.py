@@ -15,6 +15,7 @@ import pytest
 from helpers import slurm
 from helpers.miniature import check_out, command, copy_run, make, outside_make
 
+pytestmark = pytest.mark.slow
 LAUNCHER = "srun -q -n1"
 PATIENCE_S = 400.0  # what is waited for takes seconds on a quiet machine
 

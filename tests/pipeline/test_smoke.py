@@ -153,6 +153,7 @@ def test_a_run_agrees_with_itself_and_not_with_another(copy, paper, tmp_path):
     assert done.returncode != 0 and "differs" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_generator_for_all_maps_is_a_switch_of_the_profile(copy, paper):
     profile = copy / "notebooks" / "profiles" / "smoke.yaml"
     before = profile.read_text()
@@ -164,6 +165,7 @@ def test_one_generator_for_all_maps_is_a_switch_of_the_profile(copy, paper):
     assert not {name for name in ran if name.startswith("02-train") and not name.endswith("-all")}
 
 
+@pytest.mark.slow
 def test_masks_of_a_rater_take_the_place_of_the_rules_and_a_missing_one_is_named(copy, paper):
     make(copy, "paper")
     returned = copy / "data" / "rating" / "smoke"
@@ -197,6 +199,7 @@ def write_isles(folder: Path, simulated: Path, patients: int) -> None:
             shutil.copy(map_path(simulated, patient, name), target)
 
 
+@pytest.mark.slow
 def test_a_public_cohort_of_another_modality_needs_a_few_lines_and_no_simulation(copy, paper, tmp_path):
     profile = yaml.safe_load((copy / "notebooks" / "profiles" / "smoke.yaml").read_text())
     profile["name"] = "public"

@@ -1,15 +1,18 @@
-"""``make status`` of the finished smoke run after real edits: which steps are stale, why, and which wait for them.
+"""The state of each step of the finished smoke run after real edits: which steps are stale, why, and which wait for them.
 
 Who depends on a module or key is taken from what the notebooks were seen to load and read, not from the fingerprints.
 """
 
 import json
-import re
 from pathlib import Path
 
 import pytest
-from helpers.miniature import copy_run, make, planned_steps
+from helpers.fresh import forget
+from helpers.miniature import copy_run, planned_steps
 from helpers.watch import read_watched
+
+from tof2perf.pipeline.staleness import judge_all
+from tof2perf.system.run import Run
 
 PLAN = {step.name: step for step in planned_steps("paper", "", "smoke")}
 
@@ -25,14 +28,10 @@ def watched(smoke_run) -> dict[str, dict[str, set[str]]]:
 
 
 def status(copy: Path) -> dict[str, tuple[str, str]]:
-    """State and reason of every step of the paper."""
-    done = make(copy, "status")
-    assert done.returncode == 0, done.stderr
-    found = {}
-    for line in done.stdout.splitlines():
-        if match := re.fullmatch(r"(\S+) +(fresh|prose|stale|waiting|missing|failed) *(?:\d+ s)? *(.*)", line):
-            found[match[1]] = match[2], match[3]
-    return {name: found[name] for name in PLAN}
+    """State and reason of every step of the paper, as ``make status`` prints them."""
+    forget()
+    verdicts = judge_all(PLAN.values(), Run("smoke", copy, repository=copy))
+    return {name: (verdict.state, verdict.reason) for name, verdict in verdicts.items()}
 
 
 def expected(stale: set[str], reason: str) -> dict[str, tuple[str, str]]:

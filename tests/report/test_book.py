@@ -113,6 +113,7 @@ def open_page(browser, page: Path, *, query: str = "", size=DESKTOP, scheme="lig
     return tab, faults
 
 
+@pytest.mark.slow
 def test_every_page_opens_without_an_error_and_without_a_network_and_its_pictures_load(browser, site):
     for page in pages_of(site):
         tab, faults = open_page(browser, page)
@@ -122,6 +123,7 @@ def test_every_page_opens_without_an_error_and_without_a_network_and_its_picture
         tab.context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_is_wider_than_a_phone_and_the_banner_can_be_read(browser, site, scheme):
     for name in ("index", "table1", "notebooks/02-train-acute-tmax"):
@@ -134,6 +136,7 @@ def test_no_page_is_wider_than_a_phone_and_the_banner_can_be_read(browser, site,
         tab.context.close()
 
 
+@pytest.mark.slow
 def test_the_search_finds_dice(browser, site):
     tab, faults = open_page(browser, site / "search.html", query="?q=Dice")
     found = tab.locator("#search-results li a")
