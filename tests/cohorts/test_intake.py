@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from helpers.own_data import MAP_AFFINE, MAP_SHAPE, brain, snapshot, write_patient, write_series
 
-from tof2perf.cohorts import intake, layout
+from tof2perf.cohorts import intake, layout, workspace
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.files import write_json, write_table
@@ -41,6 +41,12 @@ def test_tof_and_maps_are_enough(folder, tmp_path):
         assert layout.tof_path(tmp_path / "run", patient).readlink() == layout.tof_path(folder, patient)
         assert nifti.read_volume(layout.dscref_path(tmp_path / "run", patient)).shape == MAP_SHAPE
     assert snapshot(folder) == before
+
+
+def test_exported_simulated_patients_stay_marked_as_simulated(folder, tmp_path):
+    write_json(folder / "dataset_description.json", {"Name": "x", "GeneratedBy": [{"Name": "tof2perf.phantom"}]})
+    take_in(folder, tmp_path / "run")
+    assert workspace.source(tmp_path / "run") == "simulated cohort"
 
 
 def test_running_twice_changes_nothing(folder, tmp_path):

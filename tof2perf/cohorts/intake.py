@@ -85,6 +85,8 @@ def take_in(
     found = pd.DataFrame({"participant_id": patients, "split": [splits[name] for name in patients]})
     found["split_source"] = made
     text = found.to_csv(sep="\t", index=False, lineterminator="\n")
+    if (description := folder / "dataset_description.json").is_file():
+        link(description, target / description.name)  # simulated patients that were exported stay marked as such
     if not (path := target / "participants.tsv").is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     for split in SPLITS:

@@ -88,13 +88,12 @@ def preprocess_cohort(
             results = pool(work(cohort_folder, p, out_folder, cohort=cohort, settings=settings) for p in patients)
             rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
         table = pd.DataFrame(rows, index=patients)
-        described = (cohort_folder / "dataset_description.json").is_file()
         trained = patients[participants.split == "train"]
         record_inputs(
             out_folder,
             {name: layout.input_path(cohort_folder, name, cohort.input) for name in trained},
             settings=settings,
-            source=workspace.source(cohort_folder) if described else "a cohort without description",
+            source=workspace.source(cohort_folder),
             intensity=cohort.intensity,
             quality=table,
         )
