@@ -91,7 +91,7 @@ def arrow(
 
 
 def _cuboid(axis: Axes, x: float, y: float, size: tuple[float, float, float], *, colour: str) -> None:
-    """A box of width, height and depth whose front has its middle at (x, y)."""
+    """Draw a box of width, height and depth whose front has its middle at (x, y)."""
     (width, height, depth), base = size, np.array(to_rgb(colour))
     left, right, low, high = x - width / 2, x + width / 2, y - height / 2, y + height / 2
     faces = {

@@ -22,11 +22,7 @@ from tof2perf.system.files import write_bytes, write_json, write_text
 
 SINGLE_MM, DOUBLE_MM = 85.0, 180.0  # one and two columns of a journal
 INCH = 25.4
-REAL, GENERATED, BOTH = (
-    "#56B4E9",
-    "#E69F00",
-    "#FFFFFF",
-)  # blue, orange (Okabe and Ito: safe for the colour-blind), white
+REAL, GENERATED, BOTH = "#56B4E9", "#E69F00", "#FFFFFF"  # Okabe and Ito's blue and orange, safe for the colour-blind
 TAGS = {"simulated": ("SIMULATED", GENERATED), "own data": ("OWN DATA", REAL)}  # by how the source begins
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so every machine sets the same text
@@ -82,11 +78,11 @@ class AxialView:
         self.size_mm = tuple((self._box[axis].stop - self._box[axis].start) * self._voxel_mm[axis] for axis in range(2))
 
     def section(self, volume: np.ndarray, index: int) -> np.ma.MaskedArray:
-        """One slice, (rows from front to back, columns from the patient's right to left)."""
+        """Cut one slice: rows from front to back, columns from the patient's right to left."""
         return self._picture(self._turned(volume)[:, :, index], self._mask[:, :, index])
 
     def mip(self, volume: np.ndarray, index: int, *, slab_mm: float) -> np.ma.MaskedArray:
-        """Maximum-intensity projection of a slab of ``slab_mm`` around a slice, brain only."""
+        """Project the maximum of a slab of ``slab_mm`` around a slice, brain only."""
         half = max(round(slab_mm / 2 / self._voxel_mm[2]), 1)
         slab = slice(max(index - half, 0), index + half + 1)
         brain = self._mask[:, :, slab]
@@ -95,17 +91,17 @@ class AxialView:
         return self._picture(np.where(inside, highest, 0), inside)
 
     def level(self, fraction: float) -> int:
-        """The slice at a fraction of the brain's height: 0 is its lowest, 1 its highest slice."""
+        """Return the slice at a fraction of the brain's height: 0 is its lowest, 1 its highest slice."""
         inside = np.flatnonzero(self._mask.any(axis=(0, 1)))
         return round(inside[0] + fraction * (inside[-1] - inside[0]))
 
     def widest(self, lesion: np.ndarray, *, otherwise: float = 0.6) -> int:
-        """The slice in which a lesion is largest; without a lesion the one at ``otherwise`` of the brain's height."""
+        """Return the slice in which a lesion is largest; without one that at ``otherwise`` of the brain's height."""
         area = np.count_nonzero(self._turned(lesion), axis=(0, 1))
         return int(area.argmax()) if area.any() else self.level(otherwise)
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of a picture's columns and rows, mm from its middle."""
+        """Return the positions of a picture's columns and rows, mm from its middle."""
         counts = [box.stop - box.start for box in self._box]
         return tuple((np.arange(n) - (n - 1) / 2) * size for n, size in zip(counts, self._voxel_mm[:2], strict=True))
 
@@ -132,7 +128,7 @@ def image_grid(
     note_mm: float | Sequence[float] = 0.0,
     title_mm: float = 5.0,
 ) -> tuple[Figure, np.ndarray, np.ndarray]:
-    """A sheet of equal picture frames, in true millimetres, with places for colour bars and the source label.
+    """Make a sheet of equal picture frames, in true millimetres, with axes for colour bars and the source label.
 
     Args:
         views: all patients that will be shown; every frame has the size of the largest, so that scales are equal.
@@ -183,17 +179,8 @@ def image_grid(
 
 def show(axis: Axes, view: AxialView, picture: np.ma.MaskedArray, *, colours: str, limits: tuple[float, float]) -> None:
     """Draw a picture into a frame with its middle in the frame's middle and mark the patient's sides."""
-    width, height = view.size_mm
     palette = plt.get_cmap(colours).with_extremes(bad="black")
-    axis.imshow(
-        picture.filled(np.nan),
-        cmap=palette,
-        vmin=limits[0],
-        vmax=limits[1],
-        extent=(-width / 2, width / 2, height / 2, -height / 2),
-        interpolation="nearest",
-        aspect="auto",
-    )
+    _draw(axis, view, picture.filled(np.nan), cmap=palette, vmin=limits[0], vmax=limits[1])
     axis.text(0.02, 0.97, "R", transform=axis.transAxes, color="white", fontsize=5.5, ha="left", va="top")
     axis.text(0.98, 0.97, "L", transform=axis.transAxes, color="white", fontsize=5.5, ha="right", va="top")
 
@@ -212,13 +199,13 @@ def show_map(
 
 
 def tof_window(pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
-    """One grey-scale window for several TOF pictures: from black to the brightest two per thousand of their pixels."""
+    """Choose one grey-scale window for several TOF pictures: from 0 to their 99.8th percentile."""
     brightest = np.percentile(np.concatenate([picture.compressed() for picture in pictures]), 99.8)
     return 0.0, max(round(float(brightest), 1), 0.1)
 
 
 def map_window(entry: PerfusionMap, pictures: Sequence[np.ma.MaskedArray]) -> tuple[float, float]:
-    """One range of colours for several pictures: as many tenths of the map's range as 99.5 % of the pixels need.
+    """Choose one range of colours for several pictures: as many tenths of the map's range as 99.5 % of pixels need.
 
     At least four tenths, so that noise is not blown up to fill the colours.
     """
@@ -240,17 +227,14 @@ def show_overlap(axis: Axes, view: AxialView, real: np.ndarray, generated: np.nd
     """Fill where two lesion masks agree (white), where only the real one (blue) or only the generated (orange) lies."""
     masks = [view.section(np.asarray(mask, dtype=float), index).filled(0) > 0 for mask in (real, generated)]
     picture = np.ma.masked_equal(masks[0] + 2 * masks[1], 0)  # 1 real only, 2 generated only, 3 both
+    _draw(axis, view, picture, cmap=ListedColormap([REAL, GENERATED, BOTH]), vmin=0.5, vmax=3.5, alpha=0.85)
+
+
+def _draw(axis: Axes, view: AxialView, picture: np.ndarray, **style: Any) -> None:
+    """Draw a picture's voxels in true millimetres around the frame's middle."""
     width, height = view.size_mm
-    axis.imshow(
-        picture,
-        cmap=ListedColormap([REAL, GENERATED, BOTH]),
-        vmin=0.5,
-        vmax=3.5,
-        alpha=0.85,
-        extent=(-width / 2, width / 2, height / 2, -height / 2),
-        interpolation="nearest",
-        aspect="auto",
-    )
+    extent = (-width / 2, width / 2, height / 2, -height / 2)
+    axis.imshow(picture, extent=extent, interpolation="nearest", aspect="auto", **style)
 
 
 def note(axis: Axes, text: str) -> None:
@@ -262,9 +246,8 @@ def scale_bar(axis: Axes, length_mm: float = 50.0) -> None:
     """Draw a bar of ``length_mm`` into the lower right corner of a frame."""
     right, bottom = axis.get_xlim()[1] - 5, axis.get_ylim()[0] - 5
     axis.plot([right - length_mm, right], [bottom, bottom], color="white", linewidth=1.2, solid_capstyle="butt")
-    axis.text(
-        right - length_mm / 2, bottom - 2, f"{length_mm:g} mm", color="white", fontsize=5.5, ha="center", va="bottom"
-    )
+    style: dict[str, Any] = {"color": "white", "fontsize": 5.5, "ha": "center", "va": "bottom"}
+    axis.text(right - length_mm / 2, bottom - 2, f"{length_mm:g} mm", **style)
 
 
 def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: str, beyond: bool = False) -> None:
@@ -291,12 +274,12 @@ def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: s
 
 
 def sign(figure: Figure, label: str) -> None:
-    """Print source and profile at the foot of a figure, and a coloured tag before them that tells simulated from real.
+    """Print source and profile at the foot of a figure, after a coloured tag for simulated or own data.
 
     Args:
         figure: to sign.
-        label: source and profile. Simulated data have an orange tag, the user's own a blue one; what shows no patients
-            of this run (published numbers, a calculation) has none.
+        label: source and profile. Simulated data have an orange tag, the user's own a blue one. Published numbers and
+            calculations have none.
     """
     width, height = figure.get_size_inches() * INCH
     style: dict[str, Any] = {"ha": "left", "va": "bottom", "fontsize": 6.5}
@@ -335,7 +318,7 @@ def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping, *, ca
         figure: signed with its source (:func:`sign`).
         folder: where to write; made if missing.
         numbers: what the figure shows; nan becomes null.
-        caption: what a reader needs to know to read it; written to ``<name>.txt`` with the source.
+        caption: explains the figure; written to ``<name>.txt`` with the source.
 
     Raises:
         ValueError: the figure does not state its source.
@@ -353,7 +336,7 @@ def save_figure(figure: Figure, folder: Path, name: str, numbers: Mapping, *, ca
 
 
 def _plain(value: Any) -> Any:
-    """Numbers as JSON knows them: no NumPy types, no nan."""
+    """Convert numbers to the types of JSON: no NumPy types, no nan."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -1,4 +1,4 @@
-"""Sliders under a drawing in JupyterLab; on a page that is read without a kernel, the drawing as they first stand."""
+"""Sliders under a drawing in JupyterLab; without a kernel the drawing at their first values."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def explore(draw: Callable[..., Any], **controls: widgets.ValueWidget) -> None:
     """Draw, and draw again whenever a control is moved.
 
     A widget needs a live kernel: in a stored notebook it would be an empty frame. There the drawing is made once, with
-    the values that the controls begin with, so that the page shows what the sliders would move.
+    the first values of the controls.
 
     Args:
         draw: called with the value of each control by name; shows its own figure.

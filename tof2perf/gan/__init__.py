@@ -2,6 +2,6 @@
 
 Preprocessed volumes go in; trained weights and generated maps come out. Read in this order: ``networks`` (both
 networks), ``losses`` (adversarial, L1, SSIM), ``pix2pix`` (one training step), ``pairs`` (the training data),
-``training`` (epochs and checkpoints), ``inference`` (weights to a map). ``convolutions``, ``devices`` and ``weights``
-make it fast and portable.
+``training`` (epochs, best epoch, checkpoint), ``inference`` (from weights to a map). The rest can wait:
+``convolutions`` (faster layers, same results), ``devices`` (GPU, several processes), ``weights`` (files).
 """

@@ -1,19 +1,22 @@
-"""The 4x4x4 convolutions of pix2pix, computed in whichever way suits their size: same weights, same results."""
+"""Fast 4x4x4 convolutions of pix2pix: the algorithm depends on the size, weights and results do not.
+
+Reading the networks needs nothing of this: each class is the layer of PyTorch that it inherits from.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FEW = 32  # voxels of the coarser grid, batch included, up to which one matrix product beats the convolution kernels
-MANY = 2**25  # values beyond which two volumes are not copied into one only to be convolved together
+FEW = 32  # voxels of the coarser grid, batch included, up to which one matrix product is faster than a convolution
+MANY = 2**25  # values beyond which two volumes are not joined before their convolution
 
 
 class Convolution(nn.Conv3d):
     """4x4x4 convolution of stride 2 and padding 1.
 
-    At the bottom of the U-Net a handful of voxels meets a million weights. The processor's convolution kernels first
-    bring those weights into an order of their own, which there costs ten times the arithmetic; cutting the volume into
-    one column of 4x4x4 voxels per answer and multiplying once with the weights as they lie does not.
+    At the bottom of the U-Net a few voxels are convolved with a million weights. The processor's convolution first
+    reorders the weights, which costs ten times the arithmetic there. Instead the volume is cut into one column of 4x4x4
+    voxels per output voxel, and one matrix product takes the weights as they are.
     """
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -33,8 +36,8 @@ class Convolution(nn.Conv3d):
 class Transposed(nn.ConvTranspose3d):
     """4x4x4 transposed convolution of stride 2 and padding 1, the counterpart of :class:`Convolution`.
 
-    For few voxels: one matrix product gives the 4x4x4 answers of every voxel, which are then added where those of
-    neighbours overlap. Along each axis answers 0 and 1 fall on the voxel pair of their own, 2 and 3 on the next.
+    For few voxels one matrix product gives the 4x4x4 outputs of every voxel, which are then added where those of
+    neighbours overlap. Along each axis outputs 0 and 1 belong to the voxel's own pair, 2 and 3 to the next pair.
     """
 
     bias: Tensor
@@ -58,12 +61,12 @@ class Transposed(nn.ConvTranspose3d):
 
 
 class FirstConvolution(nn.Conv3d):
-    """:class:`Convolution` over a TOF and its maps, given apart, as if they were the channels of one volume.
+    """:class:`Convolution` of a TOF and its maps, two volumes that count as the channels of one.
 
-    Where the generator learns through the discriminator, the usual gradient for a few channels at full resolution
-    costs more than all other layers of the discriminator. Taken apart, the TOF, which nobody changes, needs none, and
-    the maps go through a dense 2x2x2 convolution: their voxels are sorted by their place in blocks of 2x2x2 into 8
-    channels each, the weights likewise. Same weights, same result (to rounding), a third of the time.
+    When the generator learns through the discriminator, the usual gradient for a few channels at full resolution costs
+    more than all other layers of the discriminator. The TOF needs no gradient, so it is convolved apart. The maps go
+    through a dense 2x2x2 convolution: their voxels are sorted by their place in blocks of 2x2x2 into 8 channels each,
+    the weights likewise. Same weights, same result (to rounding), a third of the time.
     """
 
     def __init__(self, maps: int, filters: int) -> None:
@@ -86,10 +89,10 @@ class FirstConvolution(nn.Conv3d):
 class LastTransposed(nn.ConvTranspose3d):
     """4x4x4 transposed convolution of stride 2 and padding 1 to few filters, computed as dense 2x2x2 convolutions.
 
-    Each of the 2x2x2 output voxels that an input voxel turns into sees 2x2x2 of the 4x4x4 weights. Sorted by that
+    An input voxel becomes 2x2x2 output voxels, and each of these uses 2x2x2 of the 4x4x4 weights. Sorted by that
     position, the weights are those of an ordinary 2x2x2 convolution with 8 times as many outputs, which are then
-    interleaved. Same weights, same result (to rounding), but the processor works on 8 output channels where the usual
-    algorithm has a single one: the generator's last layer takes a third of the time.
+    interleaved. Same weights, same result (to rounding), but the processor works on 8 output channels instead of one:
+    the generator's last layer takes a third of the time.
 
     The channels may come as several volumes. Large ones are not joined: at full size that copy would be the largest
     tensor of the whole network. Small ones are, because PyTorch has no fast convolution of 16 channels or fewer.

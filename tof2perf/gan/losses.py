@@ -11,14 +11,14 @@ WINDOW = 7  # voxels a side of the window in which SSIM compares, as in scikit-i
 
 
 def adversarial(logits: Tensor, *, real: bool) -> Tensor:
-    """Binary cross-entropy between the discriminator's logits and one answer for all patches.
+    """Compute the binary cross-entropy between the discriminator's logits and one answer for all patches.
 
-    Isola et al. 2017 (arXiv:1611.07004), equation 1. The generator's step asks for ``real=True`` on generated
-    volumes, the non-saturating form of Goodfellow et al. 2014 (arXiv:1406.2661).
+    Isola et al. 2017 (arXiv:1611.07004), equation 1. The generator's step uses ``real=True`` for generated volumes,
+    the non-saturating form of Goodfellow et al. 2014 (arXiv:1406.2661).
 
     Args:
         logits: discriminator output before any sigmoid, any shape.
-        real: the answer that is right for every patch.
+        real: the right answer for every patch.
 
     Returns:
         Mean over patches, a scalar in nats. At logits of zero (the discriminator cannot tell) it is log 2.
@@ -28,12 +28,12 @@ def adversarial(logits: Tensor, *, real: bool) -> Tensor:
 
 
 def l1(generated: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference over all voxels, in the unit of the volumes (for [-1, 1] volumes between 0 and 2)."""
+    """Average the absolute difference over all voxels, in the unit of the volumes ([-1, 1]: between 0 and 2)."""
     return F.l1_loss(generated, target)
 
 
 def ssim(first: Tensor, second: Tensor, *, data_range: float) -> Tensor:
-    """Structural similarity of volumes, differentiable, equal to scikit-image's ``structural_similarity``.
+    """Compute the structural similarity of volumes, differentiable, equal to scikit-image's.
 
     Wang et al. 2004 (doi 10.1109/TIP.2003.819861) with the constants K1 = 0.01 and K2 = 0.03, a uniform window of
     7 x 7 x 7 voxels and the sample covariance; the mean over the voxels whose window is inside the volume. The window

@@ -12,7 +12,7 @@ from tof2perf.gan.convolutions import Convolution, FirstConvolution, LastTranspo
 
 BACKGROUND = -1.0  # of normalised volumes
 LEAK = 0.2  # slope of LeakyReLU for negative values, as in pix2pix
-EMPTY = -2.0  # the generator's last offset at the start: tanh(-2) = -0.96, the background of every map
+EMPTY = -2.0  # first bias of the generator's output layer: tanh(-2) = -0.96, the background of every map
 WIDEST = 8  # the number of filters doubles from level to level, up to this multiple of the first
 
 
@@ -20,13 +20,13 @@ class UNetGenerator(nn.Module):
     """U-Net of pix2pix in 3D: 4x4x4 kernels, stride 2, skip connections, tanh output.
 
     Isola et al. 2017 (arXiv:1611.07004), appendix 6.1, and Kossen et al. (the paper), Figure 1. Every level halves
-    each axis; the last up-sampling gives the full size. A volume whose axes are no multiples of 2**levels is mirrored
-    at its borders up to the next multiple and the result is cropped, so any grid goes in and comes out unchanged.
+    each axis; the last up-sampling gives the full size. If an axis is no multiple of 2**levels, the volume is mirrored
+    at its borders up to the next multiple and the output is cropped, so the grid of the output is that of the input.
 
     Normalisation is per volume and channel (instance normalisation, Ulyanov et al. 2016, arXiv:1607.08022). At batch
-    size 1 that is what pix2pix's batch normalisation does in training, but it needs no running statistics and therefore
-    behaves the same in inference. The first level is not normalised, so that absolute intensities reach the output
-    through its skip connection, nor is the bottleneck, where a handful of voxels has no meaningful variance.
+    size 1 pix2pix's batch normalisation does the same in training; without running statistics, inference is the same
+    too. The first level is not normalised, so that absolute intensities reach the output through its skip connection.
+    The bottleneck is not normalised either: its few voxels have no meaningful variance.
 
     Args:
         levels: how often the volume is halved; the bottleneck of 64x64x32 with 5 levels is 2x2x1 voxels.
@@ -69,8 +69,8 @@ class UNetGenerator(nn.Module):
             self.up.append(Up(inside, widths[level - 1]))
         self.output = LastTransposed(2 * widths[0], maps)
         _draw_weights(self, generator, spread)
-        # Three quarters of a volume are background at -1. Starting there and not at 0 spares the network hundreds of
-        # steps in which this one number rules all gradients: lesions are learned in half the epochs.
+        # Three quarters of a volume are background at -1. A start at 0 would cost hundreds of steps in which this bias
+        # dominates all gradients; from here lesions are learned in half the epochs.
         nn.init.constant_(self.output.bias, EMPTY)
 
     @classmethod
@@ -124,8 +124,8 @@ class PatchDiscriminator(nn.Module):
 
     Isola et al. 2017 (arXiv:1611.07004), appendix 6.1: ``layers`` convolutions of stride 2, then two of stride 1, all
     4x4x4; with 3 layers each answer sees a patch of 70 voxels a side (or the whole volume). Returns logits: the
-    sigmoid belongs to the loss. A volume too thin for the layers is continued with background. Instance normalisation
-    as in the generator, so a batch of several pairs is judged as each pair alone would be.
+    sigmoid belongs to the loss. A volume too thin for the layers is padded with background. Instance normalisation as
+    in the generator, so the pairs of a batch do not affect each other.
 
     Args:
         filters: channels of the first convolution; they double per layer up to 8 times as many.
@@ -181,7 +181,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class Down(nn.Module):
-    """A 4x4x4 convolution (of stride 2 it halves each axis), instance normalisation where asked for, LeakyReLU."""
+    """4x4x4 convolution (one of stride 2 halves each axis), optional instance normalisation, LeakyReLU."""
 
     def __init__(self, convolution: nn.Conv3d, *, normalised: bool = False) -> None:
         super().__init__()

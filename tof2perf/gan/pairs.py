@@ -146,7 +146,7 @@ class PairDataset:
                 )
 
     def fingerprint(self) -> str:
-        """Digest of all patients and voxels, to tell whether a checkpoint belongs to these data."""
+        """Compute a digest of all patients and voxels; a checkpoint belongs to the data with its digest."""
         digest = hashlib.sha256()
         for patient, *volumes in zip(self.patients, self.tofs, self.targets, self.masks, strict=True):
             digest.update(patient.encode())
