@@ -146,6 +146,18 @@ def only_series(folder, **timing):
     write_json(path.with_name(f"{WHO}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
 
 
+def series(change=lambda voxels: voxels, affine=MAP_AFFINE, **timing):
+    """A series in place of the maps, with its voxels changed."""
+
+    def spoil(folder):
+        only_series(folder, **timing)
+        path = layout.dsc_path(folder, WHO)
+        voxels = np.asarray(nifti.read_volume(path, ndim=4).dataobj)
+        write_volume(path, change(voxels), affine, repetition_time_s=1.5)
+
+    return spoil
+
+
 def pointer(text):
     return lambda f: tmax(f).write_bytes(text)
 
@@ -248,8 +260,18 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
         lambda f: change(tmax(f), lambda v: np.where(v == 0, -1000, v)), "tmax", "are below 0: no data", False
     ),
     "brain of a giant": (brain_of_a_giant, "brain", "a brain of 2,806 ml", True),
-    "few frames": (lambda f: only_series(f, frames=8), "dsc", "only 8 frames", True),
-    "no echo time": (lambda f: only_series(f, EchoTime=None), "dsc", "echo time None", True),
+    "few frames": (lambda f: only_series(f, frames=8), "dsc", "8 frames of 16 x 18 x 12 voxels: at least 20", True),
+    "no echo time": (series(EchoTime=None), "dsc", "EchoTime is given nowhere", True),
+    "time of a slice": (series(RepetitionTime=0.085), "dsc", "RepetitionTime is 0.085 in sub-0002_dsc.json, 1.5", True),
+    "no time": (series(RepetitionTime=0), "dsc", "RepetitionTime is 0 in sub-0002_dsc.json, 1.5 in the header", True),
+    "two times": (series(RepetitionTime=2.2), "dsc", "2.2 in sub-0002_dsc.json, 1.5 in the header: correct", True),
+    "calibration of 0": (series(ArterialCalibration=0), "dsc", "ArterialCalibration is 0", True),
+    "reversed in time": (series(lambda v: v[..., ::-1]), "dsc", "reversed in time", True),
+    "two slices": (series(lambda v: v[:, :, 5:7]), "dsc", "at least 4 voxels a side", True),
+    "time first": (series(lambda v: np.moveaxis(v, -1, 0)), "dsc", "time seems to be axis 1 of 4", True),
+    "begins in the bolus": (series(lambda v: v[..., 8:]), "dsc", "no baseline", True),
+    "series elsewhere": (series(affine=shifted(MAP_AFFINE, 300)), "dsc", "far from the input", True),
+    "last volume cut off": (series(lambda v: v * (np.arange(30) < 29)), "dsc", "29 (constant, all 0)", False),
 }  # fmt: skip
 
 
@@ -262,7 +284,12 @@ def test_a_healthy_cohort_has_no_problem_and_is_not_touched(folder):
 def test_a_series_in_place_of_maps_is_no_problem(folder):
     only_series(folder)
     layout.lesion_mask_path(folder, WHO).unlink()
+    (note,) = look(folder)
+    assert not note.fatal and "CBF and CBV made of series are relative" in note.problem
+    assert workspace.source(folder).endswith(", CBF and CBV relative")
+    write_json(folder / "dsc.json", {"ArterialCalibration": 0.1})
     assert look(folder) == []
+    assert "relative" not in workspace.source(folder)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,6 +1,7 @@
 """Own data, completed: what is given is used, what is absent is made elsewhere, nobody is in two splits."""
 
 import dataclasses
+import json
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ from helpers.own_data import MAP_AFFINE, MAP_SHAPE, brain, snapshot, write_patie
 
 from tof2perf.cohorts import intake, layout, workspace
 from tof2perf.maps import MAPS
+from tof2perf.perfusion.dsc import TYPICAL_CBV
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.files import write_json, write_table
 from tof2perf.volumes import nifti
@@ -108,16 +110,34 @@ def test_a_series_without_maps_becomes_maps_in_the_runs_own_folder(folder, tmp_p
     assert np.median(tmax[inside]) == pytest.approx(2.0, abs=1.5)  # the delay that was put in
     reference = nifti.read_volume(layout.dscref_path(tmp_path / "run", "sub-0001")).get_fdata()
     assert reference[inside].mean() == pytest.approx(600, rel=0.02)  # before the bolus
+    cbv = nifti.read_volume(layout.map_path(tmp_path / "run", "sub-0001", "cbv"))
+    assert np.median(cbv.get_fdata()[cbv.get_fdata() > 0]) == pytest.approx(TYPICAL_CBV, rel=0.01)
+    sidecar = json.loads(layout.sidecar_path(layout.map_path(tmp_path / "run", "sub-0001", "cbf")).read_text())
+    assert sidecar["Units"] == "ml/100 g/min" and "CBF and CBV are relative" in sidecar["Scale"]
     made = snapshot(tmp_path / "run")
     take_in(folder, tmp_path / "run", cohort=fast)
     assert snapshot(tmp_path / "run") == made
+    write_json(folder / "dsc.json", {"RepetitionTime": 1.5, "EchoTime": 0.03, "ArterialCalibration": 0.2})
+    take_in(folder, tmp_path / "run", cohort=fast)
+    absolute = nifti.read_volume(layout.map_path(tmp_path / "run", "sub-0001", "cbv")).get_fdata()
+    factor = np.median(absolute[inside]) / np.median(cbv.get_fdata()[inside])
+    assert factor == pytest.approx(0.2 / float(sidecar["Scale"].split("of ")[-1].split()[0]), rel=0.01)
+
+
+def test_maps_made_of_a_series_pass_the_check_of_units(folder, tmp_path, rng):
+    for name in MAPS:
+        layout.map_path(folder, "sub-0001", name).unlink()
+    write_series(layout.dsc_path(folder, "sub-0001"), rng)
+    write_json(folder / "dsc.json", {"RepetitionTime": 1.5, "EchoTime": 0.03, "ArterialCalibration": 10})
+    with pytest.raises(CohortError, match=r"the cbf map made of it has values up to .* ml/100 g/min"):
+        take_in(folder, tmp_path / "run")
 
 
 def test_a_series_without_echo_time_says_where_to_write_it(folder, tmp_path, rng):
     for name in MAPS:
         layout.map_path(folder, "sub-0001", name).unlink()
     write_series(layout.dsc_path(folder, "sub-0001"), rng)
-    with pytest.raises(CohortError, match=r"echo time None cannot be used; write .* into sub-0001_dsc.json"):
+    with pytest.raises(CohortError, match=r"EchoTime is given nowhere; .* into sub-0001_dsc.json"):
         take_in(folder, tmp_path / "run")
 
 

@@ -143,7 +143,7 @@ def test_without_a_calibration_cbf_and_cbv_have_the_typical_volume_and_with_it_t
 
 def choose(*stated, default=2.22):
     sources = ("sub-0001_dsc.json", "the header")
-    return choose_time("RepetitionTime", dict(zip(sources, stated, strict=True)), 0.4, 6, default)
+    return choose_time("RepetitionTime", dict(zip(sources, stated, strict=True)), default)
 
 
 def test_sidecar_comes_before_header_and_header_before_profile():
@@ -167,5 +167,5 @@ def test_times_that_contradict_each_other_or_no_scanner_has_are_refused_with_the
 
 
 def test_time_that_stands_nowhere_is_an_error():
-    with pytest.raises(ValueError, match="RepetitionTime is None in the profile"):
+    with pytest.raises(ValueError, match="RepetitionTime is given nowhere"):
         choose(None, None, default=None)

@@ -418,6 +418,17 @@ def test_scaling_the_scanner_gain_leaves_the_maps_unchanged(smoke_patient):
         assert np.allclose(once[name], scaled[name], rtol=1e-3, atol=1e-3)
 
 
+def test_flow_and_volume_of_a_series_alone_are_near_those_of_a_console_that_knows_its_calibration(smoke_patient):
+    folder, profile = smoke_patient
+    series = np.asarray(nifti.read_volume(layout.dsc_path(folder, "sub-0001"), ndim=4).dataobj)
+    protocol, voxel_mm = profile.cohorts["acute"], profile.phantom.dsc_voxel_mm
+    found = analyse_series(series, protocol.repetition_time_s, protocol.echo_time_s, voxel_mm, protocol.perfusion)
+    for name in ("cbf", "cbv"):  # they had been ten times too high
+        shipped = nifti.read_volume(layout.map_path(folder, "sub-0001", name)).get_fdata()
+        inside = shipped > 0
+        assert np.median(found.maps[name][inside]) == pytest.approx(np.median(shipped[inside]), rel=0.3), name
+
+
 def test_an_aif_that_cannot_be_placed_is_an_error(smoke_patient):
     _, profile = smoke_patient
     analysis = profile.cohorts["pegasus"].perfusion

@@ -23,13 +23,14 @@ from tof2perf.cohorts import intake, layout, map_values, workspace
 from tof2perf.cohorts.participants import SPLITS, read_table
 from tof2perf.cohorts.splits import given_splits, listed_patients
 from tof2perf.cohorts.workspace import Workspace
+from tof2perf.perfusion.dsc import TYPICAL_CBV
+from tof2perf.perfusion.series import prepare_series
 from tof2perf.profiles import CohortProfile, ProfileError, load_profile
 from tof2perf.system.files import write_table
 from tof2perf.system.workers import one_thread_each, tied
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import CohortError, Finding, in_mask
 
-FEWEST_FRAMES = 20  # of a DSC series: a bolus and what comes before it (assumption)
 SMALLEST_OVERLAP = 0.5  # of the input's field of view must lie in that of the maps, as preprocessing asks of the brain
 ON_HEAD = 0.7  # of a brain mask must lie on the head, of a lesion on the maps (assumption)
 TABLE = Path("participants.tsv")
@@ -98,6 +99,10 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
     tops = {key: [report.tops[key] for report in reports.values() if key in report.tops] for key in cohort.maps}
     scale = map_values.find_scale({key: values for key, values in tops.items() if values})
     problems += [problem("all", finding) for finding in scale.values()]
+    if any(layout.has_relative_maps(folder, patient) for patient in patients):
+        message = f"CBF and CBV made of series are relative: scaled so that the median CBV is {TYPICAL_CBV} ml/100 g"
+        remedy = "write the ArterialCalibration of your sequence into dsc.json, or give the maps"
+        problems.append(problem("all", Finding(Path("dsc.json"), message, remedy, fatal=False)))
     first: dict[tuple[str, str], str] = {}
     for patient, report in reports.items():
         units = [finding for key, found in report.units.items() if key not in scale for finding in found]
@@ -148,21 +153,27 @@ def check_patient(folder: Path, patient: str, cohort: CohortProfile) -> Report:
 
 
 def _check_series(path: Path, series: nib.Nifti1Image, cohort: CohortProfile) -> Iterator[Finding]:
-    if series.shape[3] < FEWEST_FRAMES:
-        message = f"only {series.shape[3]} frames"
-        yield Finding(path, message, f"maps need a whole bolus, {FEWEST_FRAMES} frames at least")
+    """Report a series of which no maps can be made, and the frames that would be left out."""
     try:
-        intake.timing(path, cohort)
+        intake.read_protocol(path, cohort)
     except CohortError as error:
         yield _finding(error)
+    try:
+        left_out = prepare_series(np.asarray(series.dataobj)).left_out
+    except ValueError as error:
+        yield Finding(path, f"no maps can be made: {error}", intake.NO_SERIES)
+        return
+    if left_out:
+        frames = ", ".join(f"{frame} ({why})" for frame, why in left_out.items())
+        yield Finding(path, f"frames left out: {frames}", "look at them; nothing need be done", fatal=False)
 
 
 def _check_positions(
     files: Mapping[str, Path], images: Mapping[str, nib.Nifti1Image], maps: Mapping[str, nib.Nifti1Image]
 ) -> Iterator[Finding]:
-    """Report maps and reference that are not in the scanner space of the input, or stored from another side."""
+    """Report maps, reference and series not in the scanner space of the input, or stored from another side."""
     tof = images.get("tof")
-    for role in [*list(maps)[:1], *(["dscref"] if maps and "dscref" in images else [])]:
+    for role in [*list(maps)[:1], *(role for role in ("dscref", "dsc") if role in images)]:
         if tof is None:
             return
         overlap = _overlap(tof, images[role])

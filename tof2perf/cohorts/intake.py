@@ -4,12 +4,11 @@ Only the input (TOF-MRA or another) and the maps are needed. A DSC series stands
 where none are given. The completed cohort is a BIDS folder like any other: preprocessing reads it as a simulated one.
 """
 
-import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import nibabel as nib
@@ -19,10 +18,12 @@ from tqdm.auto import tqdm
 
 from tof2perf.cohorts import layout
 from tof2perf.cohorts.made_from import fingerprint, is_made
+from tof2perf.cohorts.map_values import find_unit
 from tof2perf.cohorts.participants import SPLITS, patients_in, read_table
 from tof2perf.cohorts.splits import draw_splits, given_splits, listed_patients, strata
-from tof2perf.perfusion.dsc import analyse_series
-from tof2perf.perfusion.series import find_baseline, head_mask
+from tof2perf.maps import MAPS
+from tof2perf.perfusion.dsc import TYPICAL_CBV, analyse_series
+from tof2perf.perfusion.series import choose_time, prepare_series
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.files import link, write_json, write_text
 from tof2perf.system.workers import one_thread_each, tied
@@ -31,6 +32,7 @@ from tof2perf.volumes.nifti import Finding, write_volume
 
 # The part of each map that counts in a reference made of maps: artefacts above it would hide the brain (assumption).
 BRIGHTEST = 98.0
+NO_SERIES = "give the maps or leave the patient out"
 
 
 def take_in(
@@ -142,57 +144,79 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
 # --- what is made -----------------------------------------------------------------------------------------------------
 
 
-def timing(series: Path, cohort: CohortProfile) -> tuple[float, float]:
-    """Find TR and TE (s) of a DSC series: its sidecar, the folder's ``dsc.json``, the profile, the header.
+class Protocol(NamedTuple):
+    """How a DSC series was acquired."""
+
+    tr: float  # s
+    te: float  # s
+    calibration: float | None  # arterial calibration, see perfusion.dsc.analyse_series; None makes CBF and CBV relative
+
+
+def read_protocol(series: Path, cohort: CohortProfile) -> Protocol:
+    """Find the protocol of a DSC series: TR and TE in its sidecar, then its header, then the profile.
 
     Raises:
-        CohortError: they are given nowhere, or cannot be true.
+        CohortError: a time is given nowhere or differs between sidecar and header, or a value is not plausible.
     """
-    known: dict[str, float] = {}
-    own = series.with_name(series.name.partition(".")[0] + ".json")
-    shared = next((parent / "dsc.json" for parent in series.parents if (parent / "dsc.json").is_file()), None)
-    for path in (shared, own):
-        if path is not None and path.is_file():
-            try:
-                known |= json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise Finding(path, f"not valid JSON ({error})", "repair the file").error() from None
-    image: Any = nib.load(series)
-    header = image.header
-    zoom = float(header.get_zooms()[3]) / {"msec": 1e3, "usec": 1e6}.get(header.get_xyzt_units()[1], 1.0)
-    tr = known.get("RepetitionTime") or cohort.repetition_time_s or zoom
-    te = known.get("EchoTime") or cohort.echo_time_s
-    if not isinstance(te, int | float) or not isinstance(tr, int | float) or not 0 < te < tr < 20:
-        message = f"repetition time {tr} and echo time {te} cannot be used"
-        raise Finding(series, message, f"write RepetitionTime and EchoTime, in s, into {own.name}").error()
-    return float(tr), float(te)
+    known, own = layout.read_sidecar(series), layout.sidecar_path(series).name
+    header: Any = nib.load(series).header
+    zoom, unit = float(header.get_zooms()[3]), header.get_xyzt_units()[1]
+    # A header without a unit holds 0 or 1 where nothing was written.
+    stated = zoom / {"msec": 1e3, "usec": 1e6}.get(unit, 1.0) if unit != "unknown" or zoom not in (0, 1) else None
+    calibration = known.get("ArterialCalibration")
+    try:
+        in_header = {"the header": None if stated is None else round(stated, 4)}
+        tr = choose_time("RepetitionTime", {own: known.get("RepetitionTime")} | in_header, cohort.repetition_time_s)
+        te = choose_time("EchoTime", {own: known.get("EchoTime")}, cohort.echo_time_s)
+        if calibration is not None and not (isinstance(calibration, int | float) and 0 < calibration <= 10):
+            raise ValueError(f"ArterialCalibration is {calibration!r} in {own}: it must lie between 0 and 10")
+    except ValueError as error:
+        raise Finding(series, str(error), f"RepetitionTime and EchoTime, in s, belong into {own}").error() from None
+    return Protocol(tr, te, calibration)
 
 
 def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, *, reference: bool) -> None:
     analysis = cohort.perfusion or PerfusionProfile(method="bcsvd", aif="automatic", motion_correction=True)
-    tr, te = timing(series, cohort)
-    names = [*cohort.maps, *(["dscref"] if reference else [])]
+    analysis = replace(analysis, aif="automatic")  # nobody has placed another
+    protocol = read_protocol(series, cohort)
     outputs = {name: layout.map_path(target, patient, name) for name in cohort.maps}
     if reference:
         outputs["dscref"] = layout.dscref_path(target, patient)
-    folder = layout.dscref_path(target, patient).parent
-    key = folder / f".{patient}_maps-made-from"
-    digest = fingerprint(__name__, [series], names, asdict(analysis), tr, te)
+    key = layout.dscref_path(target, patient).with_name(f".{patient}_maps-made-from")
+    digest = fingerprint(__name__, [series], list(outputs), asdict(analysis), *protocol)
     if is_made(key, digest, outputs.values()):
         return
     image = nifti.read_volume(series, ndim=4)
-    voxel_mm = tuple(float(size) for size in nib.affines.voxel_sizes(image.affine))
+    x_mm, y_mm, z_mm = (float(size) for size in nib.affines.voxel_sizes(image.affine))
     try:
-        before, maps, *_ = analyse_series(
-            np.asarray(image.dataobj), tr, te, (voxel_mm[0], voxel_mm[1], voxel_mm[2]), analysis
+        made = analyse_series(
+            np.asarray(image.dataobj),
+            protocol.tr,
+            protocol.te,
+            (x_mm, y_mm, z_mm),
+            analysis,
+            calibration=protocol.calibration,
         )
     except ValueError as error:
-        remedy = "give the maps or leave the patient out"
-        raise Finding(series, f"no maps can be made ({error})", remedy).error() from None
+        raise Finding(series, f"no maps can be made ({error})", NO_SERIES).error() from None
+    for name in cohort.maps:
+        for finding in find_unit(name, made.maps[name], series):
+            raise Finding(series, f"the {name} map made of it has {finding.problem}", NO_SERIES).error()
+    described = {
+        "Description": f"made of the DSC series: {analysis.method}, automatic arterial input",
+        "RepetitionTime": protocol.tr,
+        "EchoTime": protocol.te,
+        "FramesLeftOut": {str(frame): why for frame, why in made.left_out.items()},
+    }
+    if protocol.calibration is None:
+        scaled = f"CBF and CBV are relative: scaled so that the median CBV is {TYPICAL_CBV} ml/100 g"
+        described |= {"Scale": f"{scaled}, as an arterial calibration of {made.calibration:.3g} does"}
+    else:
+        described |= {"Scale": "absolute", "ArterialCalibration": protocol.calibration}
     for name, place in outputs.items():
-        write_volume(place, before if name == "dscref" else maps[name], image.affine)
-    how = f"made of the DSC series: {analysis.method}, automatic arterial input, TR {tr:g} s, TE {te:g} s"
-    write_json(folder / f"{patient}_desc-made_maps.json", {"how": how})
+        write_volume(place, made.reference if name == "dscref" else made.maps[name], image.affine)
+        if name in MAPS:
+            write_json(layout.sidecar_path(place), described | {"Units": MAPS[name].unit})
     write_text(key, digest)
 
 
@@ -205,12 +229,11 @@ def _make_reference(files: Mapping[str, Path], patient: str, target: Path, cohor
         return
     if "dsc" in files:
         image = nifti.read_volume(files["dsc"], ndim=4)
-        values = np.asarray(image.dataobj)
         try:
-            first, stop = find_baseline(values[head_mask(values)].mean(axis=0))
+            frames, _, baseline, _ = prepare_series(np.asarray(image.dataobj))
         except ValueError as error:
             raise Finding(files["dsc"], str(error), "give a reference volume or remove the series").error() from None
-        reference, how = values[..., first:stop].mean(axis=3), "mean of the DSC series before the bolus"
+        reference, how = frames[..., slice(*baseline)].mean(axis=3), "mean of the DSC series before the bolus"
     else:
         images = {name: nifti.read_volume(path) for name, path in maps.items()}
         image = images["tmax"]

@@ -3,10 +3,13 @@
 A patient is ``sub-XXXX``, or ``sub-XXXX_ses-YY`` if there are several sessions: each session is a sample of its own.
 """
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from tof2perf.profiles import CohortProfile
+from tof2perf.volumes.nifti import Finding
 
 
 def list_patients(folder: Path) -> list[str]:
@@ -111,3 +114,31 @@ def file_paths(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, P
 def find_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
     """Return the files that a patient has, compressed or not, by role as in :func:`file_paths`; links may be broken."""
     return {role: path for role, path in file_paths(folder, patient, cohort).items() if os.path.lexists(path)}
+
+
+def sidecar_path(series: Path) -> Path:
+    """Where the times of a DSC series are given: ``sub-XXXX_dsc.json`` beside it."""
+    return series.with_name(series.name.partition(".")[0] + ".json")
+
+
+def read_sidecar(series: Path) -> dict[str, Any]:
+    """Read the sidecar of a DSC series; what it leaves out is taken from a ``dsc.json`` in a folder above.
+
+    Raises:
+        CohortError: a sidecar is not valid JSON.
+    """
+    known: dict[str, Any] = {}
+    shared = next((parent / "dsc.json" for parent in series.parents if (parent / "dsc.json").is_file()), None)
+    for path in (shared, sidecar_path(series)):
+        if path is not None and path.is_file():
+            try:
+                known |= json.loads(path.read_text(encoding="utf-8"))
+            except (TypeError, ValueError) as error:
+                raise Finding(path, f"not valid JSON ({error})", "repair the file").error() from None
+    return known
+
+
+def has_relative_maps(folder: Path, patient: str) -> bool:
+    """Whether CBF and CBV of a patient are relative: made of a series without an arterial calibration."""
+    series, given = dsc_path(folder, patient), map_path(folder, patient, "tmax")
+    return series.is_file() and not given.is_file() and "ArterialCalibration" not in read_sidecar(series)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tof2perf.cohorts.layout import preprocessed_path
+from tof2perf.cohorts.layout import has_relative_maps, list_patients, preprocessed_path
 from tof2perf.cohorts.participants import patients_in
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile, looks_like_cohort, run_cohorts
@@ -121,6 +121,8 @@ class Workspace(Run):
 def source(folder: Path) -> str:
     """``simulated cohort``, or ``own data NAME``: the name in ``dataset_description.json`` or else the folder's.
 
+    Says so if CBF and CBV of some patients are relative.
+
     Raises:
         CohortError: there is no such cohort, or its description is unreadable.
     """
@@ -137,7 +139,9 @@ def source(folder: Path) -> str:
         raise Finding(path, f"not valid JSON ({error})", "repair or restore the file").error() from None
     if "tof2perf.phantom" in generators:
         return "simulated cohort"
-    return f"own data {description.get('Name') or folder.resolve().parent.name}"
+    relative = any(has_relative_maps(folder, patient) for patient in list_patients(folder))
+    name = description.get("Name") or folder.resolve().parent.name
+    return f"own data {name}" + (", CBF and CBV relative" if relative else "")
 
 
 def read_dropped(path: Path, cohort: str) -> dict[str, str]:
