@@ -1,4 +1,4 @@
-"""The state of each step of the finished smoke run after real edits: which steps are stale, why, and which wait for them.
+"""Each step of the finished smoke run after real edits: whether it is stale, why, and what it waits for.
 
 Who depends on a module or key is taken from what the notebooks were seen to load and read, not from the fingerprints.
 """
@@ -61,7 +61,7 @@ def edit(copy):
     assert status(copy) == expected(set(), "")
 
 
-@pytest.mark.parametrize("module", ["lesions", "rating", "weights", "phantom.oracle"])
+@pytest.mark.parametrize("module", ["metrics.lesions", "cohorts.rating", "gan.weights", "phantom.oracle"])
 def test_a_module_makes_those_steps_stale_that_load_it(copy, watched, edit, module):
     path = f"tof2perf/{module.replace('.', '/')}.py"
     first = (copy / path).read_text().splitlines()[0]

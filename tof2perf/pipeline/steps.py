@@ -27,6 +27,7 @@ from tof2perf.pipeline.staleness import (
 )
 from tof2perf.system import workers
 from tof2perf.system.files import digest, lock, remove_drafts, write_json, write_text
+from tof2perf.system.memory import peak_of_children_gb
 from tof2perf.system.run import Run
 
 SEEN_WITHIN_S = 60.0  # network file systems may show a new file to other machines that much later (assumption)
@@ -74,7 +75,7 @@ def run_step(step: Step, run: Run) -> None:
     except execution.ExecutionError as error:
         write_json(failed.with_suffix(".json"), {"error": str(error), "cell": error.cell})
         raise
-    seconds, memory = round(time.monotonic() - began, 1), peak_memory_gb()
+    seconds, memory = round(time.monotonic() - began, 1), round(peak_of_children_gb(), 2)
     write_json(
         run.stamp(step.name),
         {
@@ -158,14 +159,6 @@ def print_line(line: str) -> None:
     """Print one line in one piece, so that lines of parallel steps never mix."""
     with contextlib.suppress(OSError, ValueError):
         os.write(sys.stdout.fileno(), f"{line}\n".encode())
-
-
-def peak_memory_gb() -> float:
-    """Largest resident memory of any process this one waited for (the kernel), in GB."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)  # macOS counts bytes, Linux KiB
 
 
 @contextlib.contextmanager

@@ -1,38 +1,26 @@
-"""Memory of this process and of this machine."""
+"""Memory of processes and of this machine."""
 
-import contextlib
 import os
+import resource
 import sys
 from pathlib import Path
 
 
 def peak_gb() -> float:
-    """Largest resident memory of this process so far; what Linux's getrusage says began in the parent."""
-    with contextlib.suppress(OSError, StopIteration):
-        return _status_gb("VmHWM")
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def resident_gb() -> float:
-    """Resident memory of this process now; where the system does not say, the largest so far."""
-    with contextlib.suppress(OSError, StopIteration):
-        return _status_gb("VmRSS")
-    return peak_gb()
+    """Largest resident memory of this process so far; on Linux not by getrusage, which counts the parent's as well."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+    return _resident_gb(resource.RUSAGE_SELF)
 
 
-def _status_gb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024 / 1e9
+def peak_of_children_gb() -> float:
+    """Largest resident memory of any process that this one has waited for, such as a kernel."""
+    return _resident_gb(resource.RUSAGE_CHILDREN)
 
 
-def free_bytes() -> float:
-    """Memory that programs may still ask for; all there is, where the system does not say."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
-    return total_bytes()
+def _resident_gb(whose: int) -> float:
+    return resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9  # bytes, or KiB
 
 
 def total_bytes() -> float:
