@@ -12,14 +12,11 @@ from unittest import mock
 
 import pytest
 import yaml
+from helpers.fresh import forget
 from helpers.miniature import REPOSITORY, planned_steps
 from helpers.watch import read_watched
 
-from tof2perf.cohorts import intake
-from tof2perf.phantom import patient
 from tof2perf.pipeline import fingerprints
-from tof2perf.preprocessing import preprocess
-from tof2perf.profiles import load_profile
 from tof2perf.system import codebase
 from tof2perf.system.run import Run
 
@@ -61,14 +58,16 @@ def claimed_modules(notebook: fingerprints.Notebook) -> set[str]:
 
 def exists(module: str) -> bool:
     base = REPOSITORY.joinpath(*module.split("."))
-    return module.split(".")[0] == "tof2perf" and (base.with_suffix(".py").is_file() or base.is_dir())
+    return module.split(".")[0] == "tof2perf" and (
+        base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+    )
 
 
 @functools.cache
 def imported_at_once(module: str) -> frozenset[str]:
     """Modules of the package that a module imports as soon as it is loaded: not inside functions."""
     base = REPOSITORY.joinpath(*module.split("."))
-    file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    file = base / "__init__.py" if (base / "__init__.py").is_file() else base.with_suffix(".py")
     return frozenset(named_by(ast.parse(file.read_text())))
 
 
@@ -255,32 +254,18 @@ def test_a_hidden_import_would_be_found(code):
     assert hidden_imports(ast.parse(code))
 
 
-def test_what_is_kept_of_a_patient_depends_on_all_modules_that_made_it():
+@pytest.mark.parametrize("module", ["cohorts.intake", "preprocessing.preprocess", "phantom.patient"])
+def test_what_is_kept_of_a_patient_depends_on_all_modules_that_made_it(module):
     """Patients finished before are not made again: their keys must cover the code as the step's fingerprint does.
 
     Of the profile the keys hold the values themselves.
     """
-    profile = load_profile("smoke")
-    cohort = profile.cohorts["acute"]
-    keys = {
-        "tof2perf.cohorts.intake": lambda: intake._key([]),
-        "tof2perf.preprocessing.preprocess": lambda: preprocess._digest({}, profile.preprocessing, "deepbet"),
-        "tof2perf.phantom.patient": lambda: patient._recipe(cohort, profile.phantom, (1,)),
-    }
-    for module, key in keys.items():
-        opened = []
-        plain = Path.open
-
-        def noting(path, *arguments, opened=opened, plain=plain, **options):
-            opened.append(path.resolve())
-            return plain(path, *arguments, **options)
-
-        with mock.patch.object(Path, "open", noting):
-            key()
-        covered = {
-            ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in opened if PACKAGE in path.parents
-        }
-        covered = {name.removesuffix(".__init__") for name in covered}
-        # Splits, the ranges of all inputs and the end of workers leave no trace in what is kept of a patient.
-        apart = {"tof2perf", *(f"tof2perf.{name}" for name in ("profiles", "splits", "inputs", "workers"))}
-        assert loaded_by({module}) - covered <= apart, module
+    name = f"tof2perf.{module}"
+    code = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
+    assert re.search(r"(fingerprint|code_digest)\(__name__", code)
+    forget()
+    with mock.patch.object(codebase, "hash_small", wraps=lambda path: str(path)) as hashed:
+        codebase.code_digest(name)
+    covered = {call.args[0].relative_to(REPOSITORY).with_suffix("").as_posix() for call in hashed.call_args_list}
+    assert loaded_by({name}) <= {path.removesuffix("/__init__").replace("/", ".") for path in covered}
+    forget()
