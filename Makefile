@@ -11,7 +11,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # The environment may hold a DATA or ROOT of another program, so variables are taken from make's own words alone.
 ifndef INSIDE
-VARIABLES := PROFILE DATA ROOT RUN RUN_CPU RUN_GPU SITE PYTHON DROP ONLY SEEDS DEVICES RATE JOBS
+VARIABLES := PROFILE DATA ROOT RUN RUN_CPU RUN_GPU SITE PYTHON DROP ONLY SEEDS DEVICES RATE FROM
 $(foreach name,$(VARIABLES),$(if $(filter environment,$(origin $(name))),$(if $(filter 0,$(MAKELEVEL)),$(warning \
     $(name) is set in the environment, which make does not read: write make TARGET $(name)=...))$(eval undefine $(name))))
 endif

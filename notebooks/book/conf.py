@@ -1,4 +1,4 @@
-"""How Sphinx sets the book. ``tof2perf/book.py`` brings the pages, the title and the banner that names the source."""
+"""How Sphinx sets the book. ``tof2perf/report/book.py`` brings the pages, the title and the banner with the source."""
 
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
