@@ -88,7 +88,7 @@ def read_notebook(path: Path) -> Notebook:
             for number, cell in enumerate(content["cells"], start=1)
         )
     except FileNotFoundError:
-        raise NotebookError(f"{path}: no such notebook; check its name in the Makefile") from None
+        raise NotebookError(f"{path}: no such notebook; check its name in tof2perf/pipeline/graph.py") from None
     except (ValueError, KeyError, TypeError) as error:
         raise NotebookError(f"{path}: not a notebook ({error}); restore the file") from None
     return Notebook(path, cells)

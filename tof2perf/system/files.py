@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-_NOT_ALLOWED = "give yourself the right to write there (chmod u+w), or choose another folder"
-REMEDIES = {
-    errno.EACCES: _NOT_ALLOWED,
-    errno.EPERM: _NOT_ALLOWED,
-    errno.EROFS: _NOT_ALLOWED,
-    errno.ENOSPC: "make room there or choose another folder",
-    errno.EDQUOT: "make room there or choose another folder",
-    errno.EFBIG: "make room there or choose another folder",
-}
+_MAY_NOT = "give yourself the right to write there (chmod u+w), or choose another folder"
+_NO_ROOM = "make room there or choose another folder"
+REMEDIES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _MAY_NOT)  # of errors of the system
+REMEDIES |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _NO_ROOM)
 
 
 class WriteError(OSError):
