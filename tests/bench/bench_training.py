@@ -163,7 +163,7 @@ def test_part_of_the_step(benchmark, size, group):
 
     def judged() -> None:
         discriminator.requires_grad_(True)
-        for part in model._judged(tof, target, generated):
+        for part in model._discriminator_loss(tof, target, generated):
             part.backward()
         discriminator.requires_grad_(False)
         model._answers(tof, generated.requires_grad_(True)).sum().backward()

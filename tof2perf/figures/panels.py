@@ -291,6 +291,14 @@ def sign(figure: Figure, label: str) -> None:
     figure.text(start_mm / width, 1.2 / height, label, style="italic", gid="source", **style)
 
 
+def finish(figure: Figure, label: str) -> None:
+    """Show a figure on a page for students, with its source in 5 mm at the foot."""
+    foot = 5.0 / INCH / figure.get_size_inches()[1]
+    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
+    sign(figure, label)
+    plt.show()
+
+
 def choose(scores: pd.Series, *, higher_is_better: bool) -> list[tuple[str, str]]:
     """Choose the best, two average and the worst patient by the numbers.
 

@@ -73,7 +73,9 @@ class Pix2Pix:
         # Discriminator step: the generated volume is detached, so nothing reaches the generator.
         if weights.adversarial_weight:
             self.discriminator.requires_grad_(True)
-            losses["discriminator"] = self._descend("discriminator", self._judged(tof, target, generated.detach()))
+            losses["discriminator"] = self._update(
+                "discriminator", self._discriminator_loss(tof, target, generated.detach())
+            )
 
         # Generator step: against the discriminator just updated, whose own weights need no gradient now.
         if weights.adversarial_weight:
@@ -84,7 +86,7 @@ class Pix2Pix:
             compared = generated.detach() if self.training.objective == "released" else generated
             losses["ssim"] = 1.0 - ssim(compared, target, data_range=2.0)
         total = weights.adversarial_weight * losses["adversarial"] + weights.l1_weight * losses["l1"]
-        losses["generator"] = self._descend("generator", [total + weights.ssim_weight * losses["ssim"]])
+        losses["generator"] = self._update("generator", [total + weights.ssim_weight * losses["ssim"]])
         values = mean_over_processes(torch.stack([losses[name].detach() for name in LOSSES]), self.fabric)
         return dict(zip(LOSSES, values.tolist(), strict=True))
 
@@ -110,7 +112,7 @@ class Pix2Pix:
             states = {index: moments for index, moments in states.items() if moments}
             optimiser.load_state_dict({"state": states, "param_groups": groups})
 
-    def _judged(self, tof: Tensor, target: Tensor, generated: Tensor) -> Iterable[Tensor]:
+    def _discriminator_loss(self, tof: Tensor, target: Tensor, generated: Tensor) -> Iterable[Tensor]:
         """Compute the discriminator's loss: of small volumes at once, of large ones in two parts for half the memory.
 
         Normalisation is per volume, so both ways give the same.
@@ -127,7 +129,7 @@ class Pix2Pix:
             logits = self.discriminator(tof, maps)
         return torch.sigmoid(logits.float()) if self.training.objective == "released" else logits.float()
 
-    def _descend(self, name: str, parts: Iterable[Tensor]) -> Tensor:
+    def _update(self, name: str, parts: Iterable[Tensor]) -> Tensor:
         """Update one network by the gradient of the sum of the parts and return that sum.
 
         Gradients are released at once. At full size they would otherwise take as much memory as the weights.
