@@ -1,11 +1,13 @@
 """One lock file, from which every environment is made; a Makefile that says clearly what it cannot do."""
 
+import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,33 @@ def test_every_line_of_the_lock_is_one_exact_version():
         assert re.fullmatch(r"==[\w.]+( ; .+)?", rest), f"{name}{rest}"
 
 
+def declared(*extras: str) -> set[str]:
+    """Normalised names of the direct dependencies."""
+    lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    return {normal(re.match(r"[\w.-]+", requirement).group()) for entries in lists for requirement in entries}
+
+
 def test_every_direct_dependency_is_locked():
-    direct = [
-        *PROJECT["dependencies"],
-        *(entry for extra in PROJECT["optional-dependencies"].values() for entry in extra),
-    ]
-    names = {normal(re.match(r"[\w.-]+", requirement).group()) for requirement in direct}
-    assert names <= locked().keys()
+    assert declared(*PROJECT["optional-dependencies"]) <= locked().keys()
+
+
+def test_what_package_and_notebooks_import_is_declared():
+    code = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "tof2perf").rglob("*.py")]
+    code += [path.read_text(encoding="utf-8") for path in (REPOSITORY / "notebooks").rglob("*.py")]
+    for path in (REPOSITORY / "notebooks").rglob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    modules = set()
+    for node in (node for text in code for node in ast.walk(ast.parse(text))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module.partition(".")[0])
+    providers = packages_distributions()
+    for module in modules - set(sys.stdlib_module_names) - {"tof2perf"}:
+        assert declared("book") & {normal(name) for name in providers[module]}, (
+            f"{module}: declare it in pyproject.toml"
+        )
 
 
 def test_the_package_the_project_and_the_citation_state_one_version():
