@@ -18,7 +18,7 @@ from tof2perf.volumes import nifti
 from tof2perf.volumes.nifti import write_volume
 
 COHORT = CohortProfile(train=2, validation=1, test=1)
-WHO = "sub-0002"
+PATIENT = "sub-0002"
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def folder(healthy, tmp_path):
     return shutil.copytree(healthy, tmp_path / "clinic" / "acute")
 
 
-def look(folder, cohort=COHORT):
+def problems_of(folder, cohort=COHORT):
     return check.check_cohort(folder, "acute", cohort, jobs=1)
 
 
 def tmax(folder):
-    return layout.map_path(folder, WHO, "tmax")
+    return layout.map_path(folder, PATIENT, "tmax")
 
 
 def change(path, function):
@@ -85,17 +85,17 @@ def header(path, field, text):
 
 
 def truncate(folder):
-    path = layout.tof_path(folder, WHO)
+    path = layout.tof_path(folder, PATIENT)
     path.write_bytes(path.read_bytes()[:3000])
 
 
 def not_gzip(folder):
-    layout.tof_path(folder, WHO).write_bytes(b"an e-mail attachment")
+    layout.tof_path(folder, PATIENT).write_bytes(b"an e-mail attachment")
 
 
 def gone(folder):
     for place in [folder, *(folder / "derivatives").iterdir()]:
-        shutil.rmtree(place / WHO)
+        shutil.rmtree(place / PATIENT)
 
 
 def with_nan(values):
@@ -105,16 +105,16 @@ def with_nan(values):
 
 def split_twice(folder):
     path = folder / "participants.tsv"
-    path.write_text(path.read_text() + f"{WHO}\ttest\n")
+    path.write_text(path.read_text() + f"{PATIENT}\ttest\n")
 
 
 def no_split(folder):
     path = folder / "participants.tsv"
-    path.write_text(path.read_text().replace(f"{WHO}\ttrain", f"{WHO}\t"))
+    path.write_text(path.read_text().replace(f"{PATIENT}\ttrain", f"{PATIENT}\t"))
 
 
 def store_flipped(folder):
-    for path in [layout.map_path(folder, WHO, name) for name in MAPS]:
+    for path in [layout.map_path(folder, PATIENT, name) for name in MAPS]:
         values = nifti.read_volume(path).get_fdata()
         affine = mirrored(MAP_AFFINE, MAP_SHAPE)
         nib.save(nib.Nifti1Image(values[::-1].astype(np.float32), affine), path)
@@ -123,12 +123,12 @@ def store_flipped(folder):
 def copy_patient(folder):
     for path in (folder / "sub-0001" / "anat").iterdir():
         raw = gzip.decompress(path.read_bytes())  # other bytes on disk, the same voxels
-        layout.tof_path(folder, WHO).write_bytes(gzip.compress(raw, 9))
+        layout.tof_path(folder, PATIENT).write_bytes(gzip.compress(raw, 9))
 
 
 def move_maps(folder):
     for name in MAPS:
-        place(layout.map_path(folder, WHO, name), shifted(MAP_AFFINE, 400))
+        place(layout.map_path(folder, PATIENT, name), shifted(MAP_AFFINE, 400))
 
 
 def extend(folder):
@@ -140,10 +140,10 @@ def extend(folder):
 
 def only_series(folder, **timing):
     for name in MAPS:
-        layout.map_path(folder, WHO, name).unlink()
-    write_series(layout.dsc_path(folder, WHO), np.random.default_rng(0), frames=timing.pop("frames", 30))
-    path = layout.dsc_path(folder, WHO)
-    write_json(path.with_name(f"{WHO}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
+        layout.map_path(folder, PATIENT, name).unlink()
+    write_series(layout.dsc_path(folder, PATIENT), np.random.default_rng(0), frames=timing.pop("frames", 30))
+    path = layout.dsc_path(folder, PATIENT)
+    write_json(path.with_name(f"{PATIENT}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
 
 
 def series(change=lambda voxels: voxels, affine=MAP_AFFINE, **timing):
@@ -151,7 +151,7 @@ def series(change=lambda voxels: voxels, affine=MAP_AFFINE, **timing):
 
     def spoil(folder):
         only_series(folder, **timing)
-        path = layout.dsc_path(folder, WHO)
+        path = layout.dsc_path(folder, PATIENT)
         voxels = np.asarray(nifti.read_volume(path, ndim=4).dataobj)
         write_volume(path, change(voxels), affine, repetition_time_s=1.5)
 
@@ -185,15 +185,18 @@ def without_orientation(folder):
 
 
 def brain_of_a_giant(folder):
-    for path in (layout.tof_path(folder, WHO), layout.brain_mask_path(folder, WHO)):
+    for path in (layout.tof_path(folder, PATIENT), layout.brain_mask_path(folder, PATIENT)):
         place(path, np.diag([1.6, 1.6, 1.6, 1]) @ TOF_AFFINE)
 
 
 FAULTS = {  # what is done; in which file and words it is found; whether the patient is lost
-    "missing TOF": (lambda f: layout.tof_path(f, WHO).unlink(), "angio", "no TOF", True),
-    "missing map": (lambda f: layout.map_path(f, WHO, "cbv").unlink(), "cbv", "no cbv", True),
+    "missing TOF": (lambda f: layout.tof_path(f, PATIENT).unlink(), "angio", "no TOF", True),
+    "missing map": (lambda f: layout.map_path(f, PATIENT, "cbv").unlink(), "cbv", "no cbv", True),
     "extra image": (
-        lambda f: shutil.copy(tmax(f), tmax(f).with_name(f"{WHO}_ktrans.nii.gz")), "ktrans", "no name asks for", False
+        lambda f: shutil.copy(tmax(f), tmax(f).with_name(f"{PATIENT}_ktrans.nii.gz")),
+        "ktrans",
+        "no name asks for",
+        False,
     ),
     "truncated gzip": (truncate, "angio", "cannot be read", True),
     "no image at all": (not_gzip, "angio", "cannot be read", True),
@@ -204,10 +207,10 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
     "constant": (lambda f: change(tmax(f), np.zeros_like), "tmax", "all voxels are equal", True),
     "Tmax in ms": (lambda f: change(tmax(f), lambda v: v * 1000), "tmax", "looks like ms, not s", True),
     "CBF in ml/g/s": (
-        lambda f: change(layout.map_path(f, WHO, "cbf"), lambda v: v / 6000), "cbf", "looks like ml/g/s", True
+        lambda f: change(layout.map_path(f, PATIENT, "cbf"), lambda v: v / 6000), "cbf", "looks like ml/g/s", True
     ),
     "CBV in ml/g": (
-        lambda f: change(layout.map_path(f, WHO, "cbv"), lambda v: v / 100),
+        lambda f: change(layout.map_path(f, PATIENT, "cbv"), lambda v: v / 100),
         "cbv",
         "looks like ml/g",
         True,
@@ -224,12 +227,12 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
         lambda f: place(tmax(f), MAP_AFFINE, qform=mirrored(MAP_AFFINE, MAP_SHAPE)), "tmax", "left and right", True
     ),
     "flipped storage": (store_flipped, "tmax", "stored the other way round", False),
-    "empty mask": (lambda f: change(layout.brain_mask_path(f, WHO), np.zeros_like), "brain", "mask is empty", True),
+    "empty mask": (lambda f: change(layout.brain_mask_path(f, PATIENT), np.zeros_like), "brain", "mask is empty", True),
     "mask off the head": (
-        lambda f: place(layout.brain_mask_path(f, WHO), shifted(TOF_AFFINE, 80)), "brain", "off the head", True
+        lambda f: place(layout.brain_mask_path(f, PATIENT), shifted(TOF_AFFINE, 80)), "brain", "off the head", True
     ),
     "lesion off the maps": (
-        lambda f: place(layout.lesion_mask_path(f, WHO), shifted(MAP_AFFINE, 90)), "manual", "off the maps", True
+        lambda f: place(layout.lesion_mask_path(f, PATIENT), shifted(MAP_AFFINE, 90)), "manual", "off the maps", True
     ),
     "copied patient": (copy_patient, "", "the same image as sub-0001 has (tof)", True),
     "two splits": (split_twice, "participants", "is in two splits", True),
@@ -239,7 +242,7 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
     "no folder": (gone, "participants", "listed, but has no folder", True),
     "not listed": (
         lambda f: (f / "participants.tsv").write_text(
-            "".join(line for line in (f / "participants.tsv").read_text().splitlines(True) if WHO not in line)
+            "".join(line for line in (f / "participants.tsv").read_text().splitlines(True) if PATIENT not in line)
         ),
         "participants", "not listed", False,
     ),
@@ -277,18 +280,18 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
 
 def test_a_healthy_cohort_has_no_problem_and_is_not_touched(folder):
     before = snapshot(folder)
-    assert look(folder) == []
+    assert problems_of(folder) == []
     assert snapshot(folder) == before
 
 
 def test_a_series_in_place_of_maps_is_no_problem(folder):
     only_series(folder)
-    layout.lesion_mask_path(folder, WHO).unlink()
-    (note,) = look(folder)
+    layout.lesion_mask_path(folder, PATIENT).unlink()
+    (note,) = problems_of(folder)
     assert not note.fatal and "CBF and CBV made of series are relative" in note.problem
     assert workspace.source(folder).endswith(", CBF and CBV relative")
     write_json(folder / "dsc.json", {"ArterialCalibration": 0.1})
-    assert look(folder) == []
+    assert problems_of(folder) == []
     assert "relative" not in workspace.source(folder)
 
 
@@ -296,13 +299,13 @@ def test_a_series_in_place_of_maps_is_no_problem(folder):
 def test_a_fault_is_found_and_named(folder, fault):
     spoil, file, words, fatal = FAULTS[fault]
     spoil(folder)
-    found = look(folder)
-    named = [entry for entry in found if entry.patient == WHO and words in entry.problem]
+    found = problems_of(folder)
+    named = [entry for entry in found if entry.patient == PATIENT and words in entry.problem]
     assert named, found
     assert any(file in entry.file for entry in named)
     assert all(entry.remedy for entry in found)
     assert any(entry.fatal for entry in found) == fatal
-    assert {entry.patient for entry in found} <= {WHO, "all"}
+    assert {entry.patient for entry in found} <= {PATIENT, "all"}
 
 
 def test_sessions_of_one_patient_in_two_splits_are_found(folder):
@@ -311,7 +314,7 @@ def test_sessions_of_one_patient_in_two_splits_are_found(folder):
         write_patient(folder, f"sub-0005_ses-{session}", rng)
         path = folder / "participants.tsv"
         path.write_text(f"{path.read_text()}sub-0005_ses-{session}\t{split}\n")
-    found = look(folder)
+    found = problems_of(folder)
     assert [entry.patient for entry in found] == ["sub-0005_ses-01", "sub-0005_ses-02"]
     assert all("sub-0005 is in two splits (test, train)" in entry.problem and entry.fatal for entry in found)
 
@@ -319,7 +322,7 @@ def test_sessions_of_one_patient_in_two_splits_are_found(folder):
 def test_a_scale_factor_that_all_patients_lack_is_a_fault_of_the_cohort_and_drops_nobody(folder, tmp_path):
     for patient in layout.list_patients(folder):
         change(layout.map_path(folder, patient, "tmax"), lambda values: values * 10)
-    (problem,) = look(folder)
+    (problem,) = problems_of(folder)
     assert problem.patient == "all" and problem.fatal and "tmax of the middle patient goes up to" in problem.problem
     words = ["--data", str(folder.parent), "--profile", "smoke", "--root", str(tmp_path), "--drop"]
     assert check.main(words) == 1
@@ -327,39 +330,39 @@ def test_a_scale_factor_that_all_patients_lack_is_a_fault_of_the_cohort_and_drop
 
 
 def test_a_faint_background_of_a_mask_is_no_part_of_it(folder):
-    for path in (layout.brain_mask_path(folder, WHO), layout.lesion_mask_path(folder, WHO)):
+    for path in (layout.brain_mask_path(folder, PATIENT), layout.lesion_mask_path(folder, PATIENT)):
         change(path, lambda values: np.where(values > 0, values, 7e-15))
-    assert look(folder) == []
+    assert problems_of(folder) == []
 
 
 def test_a_table_with_semicolons_is_named(folder):
     path = folder / "participants.tsv"
     path.write_text(path.read_text().replace("\t", ";"))
-    (problem,) = look(folder)
+    (problem,) = problems_of(folder)
     assert problem.file == "participants.tsv" and "values are separated by ';'" in problem.problem
 
 
 def test_an_angiogram_without_acquisition_is_taken_if_it_is_the_only_one(folder):
-    path = layout.tof_path(folder, WHO)
-    plain = path.rename(path.with_name(f"{WHO}_angio.nii.gz"))
-    assert layout.tof_path(folder, WHO) == plain and look(folder) == []
-    shutil.copy(layout.tof_path(folder, "sub-0001"), path.with_name(f"{WHO}_acq-pc_angio.nii.gz"))
-    assert any("no TOF" in entry.problem for entry in look(folder))
+    path = layout.tof_path(folder, PATIENT)
+    plain = path.rename(path.with_name(f"{PATIENT}_angio.nii.gz"))
+    assert layout.tof_path(folder, PATIENT) == plain and problems_of(folder) == []
+    shutil.copy(layout.tof_path(folder, "sub-0001"), path.with_name(f"{PATIENT}_acq-pc_angio.nii.gz"))
+    assert any("no TOF" in entry.problem for entry in problems_of(folder))
 
 
 def test_the_text_of_a_header_is_not_repeated(folder):
     header(tmax(folder), "descrip", b"DOE^JANE")
-    assert "DOE" not in check.format_table(look(folder))
+    assert "DOE" not in check.format_table(problems_of(folder))
 
 
 def test_a_cohort_of_two_is_too_small(folder):
     (folder / "participants.tsv").write_text("participant_id\nsub-0001\nsub-0002\n")
-    assert [entry.problem for entry in look(folder) if entry.fatal] == ["2 usable patients"]
+    assert [entry.problem for entry in problems_of(folder) if entry.fatal] == ["2 usable patients"]
 
 
 def test_a_healthy_title_of_software_is_no_name(folder):
     header(tmax(folder), "descrip", b"FSL5.0 TE=3.9")
-    assert look(folder) == []
+    assert problems_of(folder) == []
 
 
 @pytest.mark.parametrize(("name", "factor"), [("tmax", 1e3), ("mtt", 1e3), ("ttp", 1e3), ("cbf", 1 / 6000)])
@@ -384,8 +387,8 @@ def test_the_command_reports_in_one_table_and_drops_on_request(folder, tmp_path,
     assert "left out: acute/sub-0002" in capsys.readouterr().out
     run = workspace.Workspace("smoke", tmp_path, str(folder.parent))
     assert list(workspace.read_dropped(run.dropped, "acute")) == ["sub-0002"]
-    shutil.copy(layout.tof_path(folder, "sub-0001"), layout.tof_path(folder, WHO))
-    change(layout.tof_path(folder, WHO), lambda values: values + 1)
+    shutil.copy(layout.tof_path(folder, "sub-0001"), layout.tof_path(folder, PATIENT))
+    change(layout.tof_path(folder, PATIENT), lambda values: values + 1)
     assert check.main([*words, "--drop"]) == 0
     assert not run.dropped.exists()
 

@@ -51,6 +51,16 @@ def test_exported_simulated_patients_stay_marked_as_simulated(folder, tmp_path):
     assert workspace.source(tmp_path / "run") == "simulated cohort"
 
 
+def test_a_mask_that_is_taken_away_is_used_no_longer(folder, tmp_path):
+    mask = layout.brain_mask_path(folder, "sub-0001")
+    write_volume(mask, brain(MAP_SHAPE, MAP_AFFINE), MAP_AFFINE)
+    take_in(folder, tmp_path / "run")
+    assert layout.find_files(tmp_path / "run", "sub-0001", ACUTE)["brain"].readlink() == mask
+    mask.unlink()
+    take_in(folder, tmp_path / "run")
+    assert "brain" not in layout.find_files(tmp_path / "run", "sub-0001", ACUTE)
+
+
 def test_running_twice_changes_nothing(folder, tmp_path):
     take_in(folder, tmp_path / "run")
     before = snapshot(tmp_path / "run")

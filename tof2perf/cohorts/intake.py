@@ -84,16 +84,16 @@ def take_in(
     if not splits:
         people = draw_splits(strata(table, patients, late_ml), cohort=cohort, seed=seed)
         splits = {patient: people[layout.subject(patient)] for patient in patients}
-    found = pd.DataFrame({"participant_id": patients, "split": [splits[name] for name in patients]})
-    found["split_source"] = made
-    text = found.to_csv(sep="\t", index=False, lineterminator="\n")
+    completed = pd.DataFrame({"participant_id": patients, "split": [splits[name] for name in patients]})
+    completed["split_source"] = made
+    text = completed.to_csv(sep="\t", index=False, lineterminator="\n")
     if (description := folder / "dataset_description.json").is_file():
         link(description, target / description.name)  # simulated patients that were exported stay marked as such
     if not (path := target / "participants.tsv").is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     for split in SPLITS:
         patients_in(target, split)
-    return found.set_index("participant_id")
+    return completed.set_index("participant_id")
 
 
 def find_missing(folder: Path, patient: str, cohort: CohortProfile) -> Iterator[Finding]:
@@ -124,6 +124,9 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
     """
     files = layout.find_files(folder, patient, cohort)
     places = layout.file_paths(target, patient, cohort)
+    for role, place in places.items():
+        if role not in files and place.is_symlink():
+            place.unlink()  # given to an earlier run, taken away since
     for role, source in files.items():
         if role == "dsc":
             continue
