@@ -204,7 +204,8 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
         raise Finding(series, f"no maps can be made ({error})", NO_SERIES).error() from None
     for name in cohort.maps:
         for finding in find_unit(name, made.maps[name], series):
-            raise Finding(series, f"the {name} map made of it has {finding.problem}", NO_SERIES).error()
+            if finding.fatal:
+                raise Finding(series, f"the {name} map made of it has {finding.problem}", NO_SERIES).error()
     described = {
         "Description": f"made of the DSC series: {analysis.method}, automatic arterial input",
         "RepetitionTime": protocol.tr,
