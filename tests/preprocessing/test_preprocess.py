@@ -228,6 +228,14 @@ def test_maps_of_another_region_are_refused(source, tmp_path, rng):
         preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
 
 
+def test_a_motion_that_no_head_makes_is_refused(source, tmp_path, monkeypatch):
+    far = from_matvec(np.eye(3), [0, 0, 49.0])
+    monkeypatch.setattr(space, "register", lambda *arguments, **options: (far, 0.13))
+    with pytest.raises(nifti.CohortError, match="aligned with the TOF by 49 mm and 0 degrees, as no head moves"):
+        preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_skull_strip_names_the_known_ones(source, tmp_path):
     settings = dataclasses.replace(SETTINGS, skull_strip="bet2")
     with pytest.raises(nifti.CohortError, match=r"bet2.*synthstrip"):

@@ -28,6 +28,7 @@ from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import Finding, write_volume
 
 N4_ITERATIONS = (20, 20, 10)  # one entry a level of the spline pyramid; fixed, so that cost and result do not wander
+FARTHEST_MM, FARTHEST_DEG = 40.0, 45.0  # a head in a coil cannot move farther between two scans (assumption)
 SMALLEST_COVERAGE = 0.5  # of the TOF's brain must be covered by the maps (assumption)
 
 Quality = dict[str, str | float]
@@ -175,6 +176,11 @@ def preprocess_patient(
     except RuntimeError:  # ITK's word for volumes that do not overlap
         remedy = "check that both affines are in one scanner space"
         raise Finding(paths["dscref"], "cannot be aligned with the TOF", remedy).error() from None
+    centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
+    moved_mm, turned_deg = float(np.linalg.norm(apply_affine(motion, centre) - centre)), _angle_deg(motion)
+    if moved_mm > FARTHEST_MM or turned_deg > FARTHEST_DEG:
+        message = f"aligned with the TOF by {moved_mm:.0f} mm and {turned_deg:.0f} degrees, as no head moves"
+        raise Finding(paths["dscref"], message, "check both affines and the order of the axes").error()
 
     grid = nib.Nifti1Image(values, affine)
     arrays, covered = space.resample_masked({name: images[name] for name in maps}, support, grid, motion)
@@ -190,12 +196,11 @@ def preprocess_patient(
     key.unlink(missing_ok=True)  # while volumes are being replaced, the patient counts as not done
     for name, array in arrays.items():
         write_volume(outputs[name], np.where(mask, array, array.dtype.type(0)), grid.affine)
-    centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
     quality = {
         "skull_strip": method,
         "brain_ml": round(float(brain.sum()) * space.voxel_ml(tof), 1),
-        "rotation_deg": round(_angle_deg(motion), 3),
-        "translation_mm": round(float(np.linalg.norm(apply_affine(motion, centre) - centre)), 3),
+        "rotation_deg": round(turned_deg, 3),
+        "translation_mm": round(moved_mm, 3),
         "mutual_information": round(information, 4),
         "coverage": round(coverage, 4),
     }
