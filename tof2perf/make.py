@@ -11,8 +11,7 @@ import sys
 from tof2perf.pipeline import graph, steps
 from tof2perf.pipeline.fingerprints import NotebookError
 from tof2perf.pipeline.graph import Step
-from tof2perf.pipeline.launching import JobError, use_the_jobs_cores
-from tof2perf.profiles import ProfileError, load_profile, run_cohorts
+from tof2perf.pipeline.launching import use_the_jobs_cores
 from tof2perf.system import workers
 from tof2perf.system.files import REMEDIES
 from tof2perf.system.run import Run
@@ -24,6 +23,8 @@ def list_steps(run: Run) -> tuple[list[Step], list[str]]:
     Raises:
         ProfileError: the profile cannot be used, or the user's folder holds no cohort that it knows.
     """
+    from tof2perf.profiles import load_profile, run_cohorts  # here, so that a Python without packages gets one line
+
     profile = load_profile(run.profile)
     cohorts = run_cohorts(profile.cohorts, data=run.data, name=f"profile {profile.name}")
     return list(graph.steps(run, profile, cohorts)), cohorts
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"{sys.executable} lacks {error.name}: install requirements-lock.txt into it", file=sys.stderr)
         return 1
-    except (JobError, NotebookError, ProfileError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         remedy = REMEDIES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
         if str(error):  # else the job has said itself what went wrong
             print(f"error: {error}{remedy and f'; {remedy}'}", file=sys.stderr)

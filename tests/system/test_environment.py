@@ -234,6 +234,12 @@ def test_variables_of_the_environment_are_not_read_and_a_line_names_each():
     assert "not from the environment" in make("help").stdout
 
 
+def test_a_python_without_the_packages_is_one_line_that_says_what_to_install(tmp_path):
+    done = make("paper", f"ROOT={tmp_path}", f"PYTHON={sys.executable} -S")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert f"{sys.executable} lacks yaml: install requirements-lock.txt into it" in done.stderr
+
+
 def test_what_a_shell_would_run_is_part_of_a_folders_name(tmp_path):
     folder = tmp_path / "R&D;(a)>b"
     (folder / "acute" / "sub-0001").mkdir(parents=True)
