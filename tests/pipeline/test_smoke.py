@@ -120,6 +120,7 @@ def test_status_says_what_is_stale_and_why(copy, paper):
     assert table.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_the_page_on_metrics_runs_on_these_results(copy, paper, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(copy))
     page = copy / "notebooks" / "explore" / "metrics.ipynb"
