@@ -78,7 +78,7 @@ def test_epochs_of_an_unknown_cohort_are_an_error(tmp_path, laptop):
         load(tmp_path, laptop)
 
 
-OWN = {  # a third cohort, as README.md shows it
+OWN = {  # a third cohort, as notebooks/book/own-data.md shows it
     "train": 4,
     "validation": 1,
     "test": 2,

@@ -271,7 +271,7 @@ def run_cohorts(cohorts: dict[str, CohortProfile], *, data: str = "", name: str 
     if unknown:
         raise ProfileError(
             f"DATA={data}: {name} knows no cohort '{unknown[0]}' (it has {known}); rename the folder, or add "
-            "the cohort to the profile as README.md describes"
+            "the cohort to the profile as notebooks/book/own-data.md describes"
         )
     if not found and looks_like_cohort(Path(data)):
         raise ProfileError(f"DATA={data}: this is the folder of one cohort; give its parent, and name it {known}")
