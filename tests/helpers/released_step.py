@@ -1,6 +1,6 @@
 """The released code's training step in words of our own, as a yardstick for time: not for training anything.
 
-What it does differently (facts about the released code, see notebooks/book/departures.md): batch normalisation; activations before each
+What it does differently (see notebooks/book/departures.md): batch normalisation; activations before each
 convolution of the generator, over the copied skip connections as well; the discriminator ends in a sigmoid and its loss
 takes logits; the generated volume is not detached, so the discriminator's loss, the adversarial loss and the
 reconstruction loss each run back through the generator; SSIM is computed in NumPy, in double precision; every backward
