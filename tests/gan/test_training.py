@@ -274,6 +274,7 @@ def test_generator_that_mirrors_refuses_volumes_whose_first_axis_is_not_left_to_
         _train(cohort, tmp_path / "model", network=Network(input="tof+mirror"))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_batches_of_two(cohort, tmp_path):
     """Three patients in batches of two: the last batch is filled up in both cases."""
     together = _train(cohort, tmp_path / "one", batch=2, epochs=3)
@@ -286,6 +287,7 @@ def test_two_processes_learn_what_one_learns_from_batches_of_two(cohort, tmp_pat
             torch.testing.assert_close(one[key], two[key], rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_error_in_one_of_two_processes_is_the_error_of_the_run(cohort, tmp_path):
     with pytest.raises(TrainingError, match=r"epoch 1, patient sub-000\d, sub-000\d: \w+ is nan; no checkpoint yet"):
         _train(cohort, tmp_path / "model", generator_rate=1e38, batch=2, devices=2)
@@ -341,11 +343,11 @@ def _train_and_die(cohort: Path, model: Path, point: str, count: int) -> None:
 @pytest.mark.parametrize(
     ("point", "count"),
     [
-        pytest.param("step", 8, id="in the third epoch"),
-        pytest.param("replace", 1, id="while the first checkpoint is written"),
+        pytest.param("step", 8, id="in the third epoch", marks=pytest.mark.slow),
+        pytest.param("replace", 1, id="while the first checkpoint is written", marks=pytest.mark.slow),
         pytest.param("replace", 3, id="while a later checkpoint is written"),
-        pytest.param("write", 3, id="in the middle of writing a checkpoint"),
-        pytest.param("replace", 6, id="while the results are written"),
+        pytest.param("write", 3, id="in the middle of writing a checkpoint", marks=pytest.mark.slow),
+        pytest.param("replace", 6, id="while the results are written", marks=pytest.mark.slow),
     ],
 )
 def test_run_killed_at_any_point_ends_with_the_bytes_of_an_undisturbed_one(cohort, tmp_path, point, count):

@@ -696,13 +696,31 @@ def test_parallel_kernels_do_not_clash(tmp_path):
 
 def test_folders_of_sockets_that_killed_runs_left_are_removed_and_others_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(execution.tempfile, "tempdir", str(tmp_path))
-    with execution.private_folder() as first:
-        left = tmp_path / f"{execution.SOCKETS}left"
+    with execution.private_folder(tmp_path / "killed.ipynb") as left:
+        pass
+    with execution.private_folder(tmp_path / "other.ipynb") as first:
         left.mkdir()
         (left / "kernel.json").touch()
-        with execution.private_folder() as second:
-            assert set(tmp_path.iterdir()) == {first, second}
+        with execution.private_folder(tmp_path / "killed.ipynb") as second:
+            assert set(tmp_path.iterdir()) == {first, second} and list(second.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_full_disk_the_error_is_the_cells_own(run, monkeypatch):
+    """Neither the failed notebook nor its record can be written; why the notebook failed is still said."""
+    write_notebook(run.repository / "notebooks" / "train.ipynb", ["cohort = 1", "print(cohort)\n1 / 0"])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    step = Step("train", "train", {"cohort": "acute"}, outputs=("results/tiny/model_acute.txt",))
+    steps._started(step, run).parent.mkdir(parents=True)
+    monkeypatch.setattr(steps, "write_text", lambda *_: None)
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(
+        execution.ExecutionError, match=r"cell-1: ZeroDivisionError.*; the failed notebook is lost: .*No space"
+    ):
+        steps.run_step(step, run)
 
 
 def test_a_long_temporary_folder_holds_no_sockets(tmp_path, monkeypatch):
@@ -787,7 +805,8 @@ def test_a_second_make_in_the_same_folder_is_refused(run):
         assert first.stdout.readline() == b"locked\n"
         second = subprocess.run([*base, "echo", "ran"], capture_output=True, text=True, cwd=REPOSITORY)
         assert second.returncode == 1 and second.stdout == ""
-        assert len(second.stderr.splitlines()) == 1 and "another run is writing here" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        assert "another make works in this results folder" in second.stderr and "ROOT" in second.stderr
     finally:
         first.communicate(b"\n")
     third = subprocess.run([*base, "echo", "ran"], capture_output=True, text=True, cwd=REPOSITORY)

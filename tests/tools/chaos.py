@@ -231,7 +231,7 @@ SCENARIOS = (
         "11-distributions",
         two_makes,
         stale=("11-distributions",),
-        said="another run is writing here",
+        said="another make works in this results folder",
     ),
 )
 

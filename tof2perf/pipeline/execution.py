@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
 import tempfile
@@ -30,10 +29,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from tof2perf.pipeline.fingerprints import check_parameters, read_notebook
-from tof2perf.system.files import WriteError, lock, replacing
+from tof2perf.system.files import WriteError, digest, replacing
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
-SOCKETS = "t2p-"  # begins the names of folders with a kernel's sockets
 LONGEST = 80  # characters of the folder that holds them: a socket's path ends after 107
 IOPUB_TIMEOUT_S = 120  # a busy machine may take long to hand over a cell's last output
 # Variables that set up Python, Jupyter, IPython, Matplotlib and progress bars: a kernel gets those that are kept alone.
@@ -50,29 +48,20 @@ class ExecutionError(RuntimeError):
 
 
 @contextlib.contextmanager
-def private_folder() -> Iterator[Path]:
-    """Make a folder for a kernel's sockets and configuration; those of runs that were killed are removed."""
+def private_folder(target: Path) -> Iterator[Path]:
+    """Make a folder for the sockets and configuration of the kernel that executes ``target``.
+
+    Its name follows from the target's path, so that what a killed run left is found and removed.
+    """
     base = Path(tempfile.gettempdir())
-    if len(str(base)) > LONGEST:
-        base = Path("/tmp")
-    for left in base.glob(f"{SOCKETS}*"):
-        with contextlib.suppress(WriteError):
-            handle, held = lock(left)
-            if held:
-                shutil.rmtree(left, ignore_errors=True)
-            os.close(handle)
-    while True:
-        folder = base / f"{SOCKETS}{secrets.token_hex(4)}"
-        with contextlib.suppress(FileNotFoundError):
-            folder.mkdir(mode=0o700)
-            handle, _ = lock(folder)
-            if folder.is_dir():  # else another step took it for a killed run's before it was locked
-                break
+    name = f"t2p-{os.getuid()}-{digest(str(target.resolve()))[:8]}"
+    folder = (base if len(str(base)) <= LONGEST else Path("/tmp")) / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
 def kernel_environment(private: Path) -> dict[str, str]:
@@ -143,7 +132,7 @@ def run_notebook(
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"
     error = None
-    with private_folder() as private:
+    with private_folder(target) as private:
         client = _Client(
             book,
             km=_kernel(private),
@@ -161,8 +150,13 @@ def run_notebook(
         except DeadKernelError:
             error = ExecutionError(f"{source.stem}: its kernel died; most often memory ran out", "unknown")
     error = error or _problem(book, source)
-    with replacing(failed if error else target) as draft:
-        nbformat.write(_tidy(book), draft)
+    try:
+        with replacing(failed if error else target) as draft:
+            nbformat.write(_tidy(book), draft)
+    except WriteError as unwritten:
+        if not error:
+            raise
+        error = ExecutionError(f"{error}; the failed notebook is lost: {unwritten}", error.cell)
     if error:
         raise error
 

@@ -1,13 +1,14 @@
 """What a notebook depends on, found by reading it: its code, the modules it imports, the profile keys it reads."""
 
 import ast
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tof2perf.system.codebase import digest
+from tof2perf.system.files import digest
 
 PROFILE = "profile"  # the variable a notebook holds its profile in
 NAMES_ALONE = ("load_profile", "get_cohort")  # called with the profile, these let no value of it into the results
@@ -108,19 +109,15 @@ def prose(notebook: Notebook) -> str:
     return digest(json.dumps(shown))
 
 
-def used_names(notebook: Notebook) -> set[str]:
-    """Names that the code reads, the parameters cell aside."""
-    nodes = (node for tree in notebook.trees() for node in ast.walk(tree))
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-
-
 def check_parameters(notebook: Notebook, given: dict[str, Any]) -> None:
     """Refuse what papermill would only warn of.
 
     Raises:
         NotebookError: a name the notebook does not know, or a parameter that it has but never uses.
     """
-    known, used = notebook.parameters, used_names(notebook)
+    known = notebook.parameters
+    nodes = [node for tree in notebook.trees() for node in ast.walk(tree)]
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     for name in given:
         if name not in known:
             names = ", ".join(known) or "none"
@@ -139,65 +136,38 @@ def profile_keys(trees: list[ast.Module], parameters: dict[str, Any]) -> set[tup
     ``profile.epochs[cohort]`` with the parameter cohort = "acute" gives ``("epochs", "acute")``. A subscript that is
     neither a literal nor an unchanged parameter ends the chain; a profile handed on whole gives the empty chain.
     """
-    stored = {
-        node.id
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
-    }
-    reader = _ChainReader({name: value for name, value in parameters.items() if name not in stored})
-    for tree in trees:
-        reader.visit(tree)
-    return reader.chains
+    names = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    assigned = {name.id for name in names if not isinstance(name.ctx, ast.Load)}
+    constants = {name: str(value) for name, value in parameters.items() if name not in assigned}
+    chains: set[tuple[str, ...]] = set()
 
-
-class _ChainReader(ast.NodeVisitor):
-    def __init__(self, constants: dict[str, Any]):
-        self.constants = constants
-        self.chains: set[tuple[str, ...]] = set()
-
-    def visit_Call(self, node: ast.Call) -> None:
-        reads_names_alone = isinstance(node.func, ast.Name) and node.func.id in NAMES_ALONE
-        for child in ast.iter_child_nodes(node):
-            if not (reads_names_alone and isinstance(child, ast.Name)):
-                self.visit(child)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if node.id == PROFILE and isinstance(node.ctx, ast.Load):
-            self.chains.add(())
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        self._chain(node)
-
-    def visit_Subscript(self, node: ast.Subscript) -> None:
-        self._chain(node)
-
-    def _chain(self, node: ast.expr) -> None:
-        links: list[str | None] = []
-        slices: list[ast.expr] = []
-        inner = node
-        while isinstance(inner, ast.Attribute | ast.Subscript):
-            if isinstance(inner, ast.Attribute):
-                links.append(inner.attr)
-            else:
-                slices.append(inner.slice)
-                links.append(self._constant(inner.slice))
-            inner = inner.value
-        if isinstance(inner, ast.Name) and inner.id == PROFILE:
-            links.reverse()
-            end = links.index(None) if None in links else len(links)
-            self.chains.add(tuple(str(link) for link in links[:end]))
-        else:
-            self.visit(inner)
-        for part in slices:
-            self.visit(part)
-
-    def _constant(self, node: ast.expr) -> str | None:
+    def literal(node: ast.expr) -> str | None:
         if isinstance(node, ast.Constant):
             return str(node.value)
-        if isinstance(node, ast.Name) and node.id in self.constants:
-            return str(self.constants[node.id])
-        return None
+        return constants.get(node.id) if isinstance(node, ast.Name) else None
+
+    def visit(node: ast.AST, keys: tuple[str | None, ...] = ()) -> None:
+        """Visit a node of which the code reads ``keys``, the outermost last; None is no literal."""
+        match node:
+            case ast.Attribute():
+                visit(node.value, (node.attr, *keys))
+            case ast.Subscript():
+                visit(node.value, (literal(node.slice), *keys))
+                visit(node.slice)
+            case ast.Name():
+                if node.id == PROFILE and isinstance(node.ctx, ast.Load):
+                    chains.add(tuple(itertools.takewhile(lambda key: key is not None, keys)))  # type: ignore[arg-type]
+            case _:
+                names_alone = (
+                    isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES_ALONE
+                )
+                for child in ast.iter_child_nodes(node):
+                    if not (names_alone and isinstance(child, ast.Name)):
+                        visit(child)
+
+    for tree in trees:
+        visit(tree)
+    return chains
 
 
 def profile_values(chains: set[tuple[str, ...]], profile_file: Path) -> dict[str, str]:

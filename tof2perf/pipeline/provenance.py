@@ -50,22 +50,14 @@ def commit(repository: Path = REPOSITORY) -> str:
         return "unknown"
 
 
-class Colophon:
-    """The last words of a notebook; Jupyter shows them as Markdown.
-
-    Attributes:
-        facts: what is stated, in order.
-    """
-
-    def __init__(self, facts: dict[str, str]):
-        self.facts = facts
+class Colophon(dict[str, str]):
+    """The last words of a notebook, by what they are about; Jupyter shows them as Markdown."""
 
     def _repr_markdown_(self) -> str:
-        rows = "\n".join(f"| {name} | {value} |" for name, value in self.facts.items())
-        return f"| colophon | |\n|---|---|\n{rows}"
+        return "| colophon | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in self.items())
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {value}" for name, value in self.facts.items())
+        return "\n".join(f"{name}: {value}" for name, value in self.items())
 
 
 def colophon(profile: str, *, source: str) -> Colophon:
@@ -76,7 +68,7 @@ def colophon(profile: str, *, source: str) -> Colophon:
         source: where the patients come from, ``Workspace.label``: "simulated cohort, profile laptop".
     """
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return Colophon({"data": source, "profile": profile, "commit": commit(), "versions": packages})
+    return Colophon(data=source, profile=profile, commit=commit(), versions=packages)
 
 
 def write_manifest(results: Path, *, profile: str, source: str) -> tuple[Path, int]:

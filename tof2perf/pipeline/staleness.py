@@ -58,10 +58,10 @@ def hash_file(path: Path, known: list | None) -> list | None:
     return known if known and known[0] == content and not settled else entry
 
 
-def hash_files(files: Iterable[Path], base: Path, known: dict[str, list]) -> dict[str, list]:
-    """Hash many files as :func:`hash_file` does; keys are paths relative to ``base``."""
-    entries = {key: hash_file(file, known.get(key)) for file in files for key in [os.path.relpath(file, base)]}
-    return {key: entry for key, entry in entries.items() if entry is not None}
+def hash_files(files: dict[str, Path], known: dict[str, list]) -> dict[str, list]:
+    """Hash files by name as :func:`hash_file` does; those that are missing are left out."""
+    entries = {name: hash_file(file, known.get(name)) for name, file in files.items()}
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
 def files_under(patterns: Iterable[str], base: Path) -> list[Path]:
@@ -71,12 +71,11 @@ def files_under(patterns: Iterable[str], base: Path) -> list[Path]:
         start = base / pattern
         for path in [start] if start.exists() else sorted(base.glob(pattern)) if "*" in pattern else []:
             inside = path.rglob("*") if path.is_dir() else [path]
-            found.update(file for file in inside if file.is_file() and not _hidden(file, path))
+            for file in inside:
+                hidden = any(part.startswith(".") for part in file.relative_to(path.parent).parts)
+                if file.is_file() and not hidden:
+                    found.add(file)
     return sorted(found)
-
-
-def _hidden(file: Path, top: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(top.parent).parts)
 
 
 # --- stamps -----------------------------------------------------------------------------------------------------------
@@ -138,11 +137,8 @@ def current_inputs(step: Step, run: Run, known_files: dict[str, list]) -> tuple[
     profile = parameters.get("profile", run.profile)  # a page for students may try itself on a smaller one
     profile_file = run.repository / "notebooks" / "profiles" / f"{profile}.yaml"
     lock = run.repository / "requirements-lock.txt"
-    files = {}
-    for file in files_under(step.inputs, run.repository):
-        entry = hash_file(file, known_files.get(input_name(file, run)))
-        if entry is not None:
-            files[input_name(file, run)] = entry
+    inputs = {input_name(file, run): file for file in files_under(step.inputs, run.repository)}
+    files = hash_files(inputs, known_files)
     hashes = {
         "cells": fingerprints.code_cells(notebook),
         "modules": {name: hash_module(file) for name, file in modules.items()},

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,10 +26,11 @@ from tof2perf.pipeline.staleness import (
     read_stamp,
 )
 from tof2perf.system import workers
-from tof2perf.system.files import digest, lock, remove_drafts, write_json, write_text
+from tof2perf.system.files import WriteError, digest, lock, remove_drafts, write_json, write_text
 from tof2perf.system.memory import peak_of_children_gb
 from tof2perf.system.run import Run
 
+REPORT_EVERY_S = 30.0
 SEEN_WITHIN_S = 60.0  # network file systems may show a new file to other machines that much later (assumption)
 
 
@@ -65,15 +66,16 @@ def run_step(step: Step, run: Run) -> None:
     print_line(f"{step.name} ...  ({verdict.reason})" if verdict.state == "stale" else f"{step.name} ...")
     began, root = time.monotonic(), Path(run.root)
     try:
-        execution.run_notebook(source, executed, parameters=parameters, failed=failed, on_progress=_Reporter(step.name))
-        outputs = hash_files(files_under(step.outputs, root), root, {})
+        execution.run_notebook(source, executed, parameters=parameters, failed=failed, on_progress=_reporter(step.name))
+        outputs = hash_files({os.path.relpath(file, root): file for file in files_under(step.outputs, root)}, {})
         for pattern in step.outputs:
             if not files_under([pattern], root):
                 failed.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(executed, failed)
                 raise execution.ExecutionError(f"{step.notebook}: ended, but wrote no {pattern}", "last")
     except execution.ExecutionError as error:
-        write_json(failed.with_suffix(".json"), {"error": str(error), "cell": error.cell})
+        with contextlib.suppress(WriteError):  # a full disk must not hide why the notebook failed
+            write_json(failed.with_suffix(".json"), {"error": str(error), "cell": error.cell})
         raise
     seconds, memory = round(time.monotonic() - began, 1), round(peak_of_children_gb(), 2)
     write_json(
@@ -143,16 +145,17 @@ def _clear_unless_resuming(step: Step, run: Run, stamp: dict | None, inputs: dic
     remove_drafts((root / pattern for pattern in step.outputs), below=True)
 
 
-class _Reporter:
-    """Shows a long step's progress bar now and then: often enough to see it move, rarely enough for a log."""
+def _reporter(name: str) -> Callable[[str], None]:
+    """Show a long step's progress bar now and then: often enough to see it move, rarely enough for a log."""
+    last = time.monotonic()
 
-    def __init__(self, name: str, every: float = 30.0):
-        self.name, self.every, self.last = name, every, time.monotonic()
+    def report(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_EVERY_S:
+            last = time.monotonic()
+            print_line(f"{name}  {line}")
 
-    def __call__(self, line: str) -> None:
-        if time.monotonic() - self.last >= self.every:
-            self.last = time.monotonic()
-            print_line(f"{self.name}  {line}")
+    return report
 
 
 def print_line(line: str) -> None:
@@ -187,7 +190,8 @@ def lock_and_exec(run: Run, command: list[str]) -> NoReturn:
     Raises:
         WriteError: another make holds the lock.
     """
-    handle, held = lock(run.results)
+    busy = "another make works in this results folder; wait until it has ended, or choose another ROOT"
+    handle, held = lock(run.results, busy=busy)
     if not held:
         print(f"{run.results}: a file system without locks; start only one make at a time here", file=sys.stderr)
     with contextlib.suppress(OSError):

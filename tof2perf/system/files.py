@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+_BUSY = "another run is writing here; wait until it has ended, or choose another folder"
 _MAY_NOT = "give yourself the right to write there (chmod u+w), or choose another folder"
 _NO_ROOM = "make room there or choose another folder"
 REMEDIES = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _MAY_NOT)  # of errors of the system
@@ -42,11 +43,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lock(folder: Path, *, shared: bool = False) -> tuple[int, bool]:
+def lock(folder: Path, *, busy: str = _BUSY) -> tuple[int, bool]:
     """Lock a folder for this process and those that inherit the handle; it is made if need be.
 
     The lock belongs to the open folder: it needs no file, and it ends with the last process that holds it, however that
     ends.
+
+    Args:
+        folder: the folder.
+        busy: what the error says if another run holds it: the problem and a remedy.
 
     Returns:
         The open folder, which the caller closes, and whether it is locked: some network file systems know no locks.
@@ -60,29 +65,25 @@ def lock(folder: Path, *, shared: bool = False) -> tuple[int, bool]:
     except OSError as error:
         raise _write_error(error, f"{folder}: cannot be written to") from None
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise WriteError(
-            f"{folder}: another run is writing here; wait until it has ended, or choose another folder"
-        ) from None
+        raise WriteError(f"{folder}: {busy}") from None
     except OSError:
         return handle, False
     return handle, True
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep a folder to one run: a second one is refused. What a killed run left half-written in it is removed.
-
-    With ``shared`` any number of runs may write at once, each its own files, and only one without it is refused.
 
     Raises:
         WriteError: another run holds the folder, or it cannot be made.
     """
-    handle, held = lock(folder, shared=shared)
+    handle, held = lock(folder)
     try:
-        if held and not shared:
+        if held:
             remove_drafts([folder])
         yield
     finally:
