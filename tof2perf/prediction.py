@@ -1,7 +1,6 @@
 """One scan: from any TOF and trained weights to perfusion maps in physical units, on the TOF's own grid."""
 
 import functools
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from tof2perf.maps import MAPS, chosen_maps, get_map
 from tof2perf.preprocessing.preprocess import PreparedTof, prepare_tof, scale_input
 from tof2perf.preprocessing.skullstrip import choose_method
 from tof2perf.preprocessing.training_range import RECORD, describe, read_record, unlike
-from tof2perf.system.files import locked, write_json
+from tof2perf.system.files import file_digest, locked, write_json
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import write_volume
 
@@ -128,7 +127,7 @@ def predict(
         facts: dict[str, Any] = {
             "ResearchUse": RESEARCH_USE,
             "Sources": [path.name for path in paths.values()],
-            "SourcesSHA256": [_sha256(path) for path in paths.values()],
+            "SourcesSHA256": [file_digest(path) for path in paths.values()],
             "SkullStripping": method,
             "TrainedOn": label,
             "Warnings": warnings,
@@ -138,7 +137,10 @@ def predict(
         for model in models:
             steps.set_description(", ".join(model.maps))
             generator = load_generator(model.folder, device=computer)
-            facts["Weights"] = {"Model": model.folder.name, "SHA256": _sha256(model.folder / "generator.safetensors")}
+            facts["Weights"] = {
+                "Model": model.folder.name,
+                "SHA256": file_digest(model.folder / "generator.safetensors"),
+            }
             for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
                 made[name] = f"{stem}_desc-generated_{name}.nii.gz"
                 write_volume(parts(made[name]), _onto_tof(volume, prepared, original), original.affine)
@@ -230,11 +232,6 @@ def _stem(path: Path) -> str:
     name = nifti.stem(path)
     start, _, suffix = name.rpartition("_")
     return start if start and suffix.lower() in ("angio", "tof") else name
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

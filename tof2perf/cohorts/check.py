@@ -5,7 +5,6 @@ prints one table. An error makes a patient unusable, or the whole cohort; a note
 """
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tof2perf.cohorts.workspace import Workspace
 from tof2perf.perfusion.dsc import TYPICAL_CBV
 from tof2perf.perfusion.series import prepare_series
 from tof2perf.profiles import CohortProfile, ProfileError, load_profile
-from tof2perf.system.files import write_table
+from tof2perf.system.files import digest, write_table
 from tof2perf.system.workers import one_thread_each, tied
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import CohortError, Finding, in_mask
@@ -137,7 +136,7 @@ def check_patient(folder: Path, patient: str, cohort: CohortProfile) -> Report:
             images[role] = image
             if role not in MASKS:
                 data = np.ascontiguousarray(image.dataobj)
-                digests[role] = hashlib.sha256(str(data.shape).encode() + data.tobytes()).hexdigest()
+                digests[role] = digest(str(data.shape).encode() + data.tobytes())
     maps = {key: images[key] for key in cohort.maps if key in images}
     units = {key: map_values.find_unit(key, np.asarray(image.dataobj), files[key]) for key, image in maps.items()}
     if "dsc" in images and from_series:

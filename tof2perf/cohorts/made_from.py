@@ -1,10 +1,10 @@
 """Whether a file of the run was made from the present images, settings and code: then it is not made again."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from tof2perf.system import files
 from tof2perf.system.codebase import code_digest
 
 
@@ -16,12 +16,8 @@ def fingerprint(module: str, sources: Iterable[Path], *settings: object) -> str:
         sources: images it is made from, in a fixed order.
         settings: anything that JSON can hold.
     """
-    total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    total.update(code_digest(module).encode())
-    for path in sources:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+    parts = [json.dumps(settings, sort_keys=True), code_digest(module), *map(files.file_digest, sources)]
+    return files.digest("\n".join(parts))
 
 
 def is_made(key: Path, digest: str, outputs: Iterable[Path]) -> bool:

@@ -5,7 +5,6 @@ by hand what lies outside the hypoperfused area. Here maps and preliminary masks
 key file in a folder of its own tells which case is which; the rater does not open it.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from nibabel import orientations
 from nibabel.affines import voxel_sizes
 
-from tof2perf.system.files import write_json, write_text
+from tof2perf.system.files import digest, write_json, write_text
 from tof2perf.volumes.nifti import in_mask, inspect, read_mask, stem, write_volume
 
 MASK, TMAX = "_mask.nii.gz", "_tmax.nii.gz"
@@ -82,7 +81,7 @@ def export_cases(
     key = {}
     for case in cases:
         tmax = np.where(case.brain, case.tmax, 0).astype(np.float32)
-        name = "case-" + hashlib.sha256(salt + case.kind.encode() + tmax.tobytes()).hexdigest()[:6]
+        name = "case-" + digest(salt + case.kind.encode() + tmax.tobytes())[:6]
         write_volume(Path(folder) / f"{name}{TMAX}", tmax, case.affine)
         write_volume(Path(folder) / f"{name}{MASK}", tmax > threshold_s, case.affine)
         key[name] = {

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from tof2perf.gan.pix2pix import LOSSES, Pix2Pix
 from tof2perf.gan.weights import WeightsError, prefixed, read_tensors, under, write_tensors
 from tof2perf.maps import chosen_maps
 from tof2perf.preprocessing.training_range import RECORD
-from tof2perf.system.files import locked, write_bytes, write_table, write_text
+from tof2perf.system.files import digest, locked, write_bytes, write_table, write_text
 
 EXPLODED = 1e4  # a loss beyond this does not come back: L1 and SSIM terms cannot exceed 2, logits stay below a hundred
 SMALL = 2**20  # voxels up to which time is scarcer than memory
@@ -265,7 +264,7 @@ def best_epoch(history: Sequence[Mapping[str, float]], criterion: str) -> int:
 def _seed(run: Run, purpose: str) -> int:
     """Derive a seed for each purpose, the same on every machine (Python's ``hash`` is not)."""
     names = f"{run.seed}/{run.folder.name}/{run.map_name}/{purpose}"
-    return int.from_bytes(hashlib.sha256(names.encode()).digest()[:7], "big")
+    return int(digest(names)[:14], 16)
 
 
 def _check(run: Run, values: Mapping[str, float], where: str) -> None:
@@ -281,7 +280,7 @@ def _check(run: Run, values: Mapping[str, float], where: str) -> None:
 
 def _start_from(model: Pix2Pix, twin: Path) -> str:
     """Load the twin's networks and return a digest, by which a checkpoint belongs to them."""
-    digest = hashlib.sha256()
+    content = b""
     for name in ("generator", "discriminator"):
         path = Path(twin) / f"{name}.safetensors"
         try:
@@ -290,8 +289,8 @@ def _start_from(model: Pix2Pix, twin: Path) -> str:
             raise TrainingError(f"{error}; train the model it belongs to first") from None
         except RuntimeError:
             raise TrainingError(f"{path}: layers differ from this profile's; train its model again") from None
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        content += path.read_bytes()
+    return digest(content)
 
 
 def _resume(checkpoint: Path, config: dict, model: Pix2Pix, order: torch.Generator) -> tuple[list, dict[str, Tensor]]:

@@ -1,7 +1,6 @@
 """Simulate one patient: anatomy, arteries, disease, both scans, and the maps of the series."""
 
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tof2perf.phantom.head import Head, load_template, make_head, open_cisterns
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PhantomProfile
 from tof2perf.system.codebase import code_digest
-from tof2perf.system.files import write_json, write_text
+from tof2perf.system.files import digest, write_json, write_text
 from tof2perf.volumes.nifti import write_volume
 
 PREBOLUS_FRAMES = 8  # the paper: at least eight
@@ -74,7 +73,7 @@ def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.rand
 
 def patient_seed(seed: int, cohort: str, number: int) -> tuple[int, int, int]:
     """Return the entropy of one patient: from the profile's seed, the cohort's name and the patient's number from 0."""
-    return seed, int.from_bytes(hashlib.sha256(cohort.encode()).digest()[:4], "big"), number
+    return seed, int(digest(cohort)[:8], 16), number
 
 
 def patient_stream(seed: tuple[int, ...]) -> np.random.Generator:
@@ -222,6 +221,4 @@ def _write_truth(folder: Path, name: str, patient: Patient, phantom: PhantomProf
 def _recipe(cohort: CohortProfile, phantom: PhantomProfile, seed: tuple[int, ...]) -> str:
     """Hash everything that makes a patient: code, protocol, grids and seed."""
     # A patient is the same in any split, and whatever own data of the cohort would need.
-    digest = hashlib.sha256(repr((cohort.simulation, phantom, seed, tuple(MAPS.items()))).encode())
-    digest.update(code_digest(__name__).encode())
-    return digest.hexdigest()
+    return digest(repr((cohort.simulation, phantom, seed, tuple(MAPS.items()))) + code_digest(__name__))

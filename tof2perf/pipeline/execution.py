@@ -51,17 +51,16 @@ class ExecutionError(RuntimeError):
 def private_folder(target: Path) -> Iterator[Path]:
     """Make a folder for the sockets and configuration of the kernel that executes ``target``.
 
-    Its name follows from the target's path, so that what a killed run left is found and removed.
+    Its name begins with what follows from the target's path, so that what a killed run left is found and removed.
     """
     base = Path(tempfile.gettempdir())
-    name = f"t2p-{os.getuid()}-{digest(str(target.resolve()))[:8]}"
-    folder = (base if len(str(base)) <= LONGEST else Path("/tmp")) / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if len(str(base)) > LONGEST:
+        base = Path("/tmp")
+    prefix = f"t2p-{digest(str(target.resolve()))[:8]}-"
+    for left in base.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=base, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def kernel_environment(private: Path) -> dict[str, str]:
