@@ -129,7 +129,9 @@ def upright(patient, weights, tmp_path_factory):
     return prepared(folder, folder / "out"), predicted(folder, weights, folder / "maps")
 
 
-@pytest.mark.parametrize("number", range(48))
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=[pytest.mark.slow] if number % 6 else []) for number in range(48)]
+)
 def test_a_patient_stored_in_any_order_and_kind_of_file_gives_the_same_voxels(
     tmp_path, patient, weights, upright, number
 ):

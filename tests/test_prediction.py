@@ -367,6 +367,7 @@ def test_the_record_must_be_sound(models, scan, tmp_path):
         predict(scan[0], folder, tmp_path / "out", brain_mask=scan[1], progress=False)
 
 
+@pytest.mark.slow
 def test_the_page_on_one_scan_runs_alone_and_shows_the_maps_beside_the_tof(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     page, target = REPOSITORY / "notebooks" / "predict.ipynb", tmp_path / "predict.ipynb"

@@ -41,6 +41,7 @@ def test_the_page_on_deconvolution_runs_without_results_and_leaves_its_table(run
     assert (table.n == 800).all() and (table.source == "simulated curves, profile smoke").all()
 
 
+@pytest.mark.slow
 def test_the_page_on_the_phantom_makes_its_own_patients_where_there_are_none(run, tmp_path):
     run("phantom", few=3)
     table = pd.read_csv(tmp_path / "results" / "smoke" / "explore" / "phantom.csv")
@@ -56,7 +57,10 @@ def test_the_page_that_builds_a_patient_blocks_arteries_and_leaves_its_volumes(r
     assert (table.source == "simulated patient, profile smoke").all()
 
 
-@pytest.mark.parametrize(("name", "drawings"), [("gan", 4), ("browse", 3), ("metrics", 4)])
+@pytest.mark.parametrize(
+    ("name", "drawings"),
+    [pytest.param("gan", 4, marks=pytest.mark.slow), ("browse", 3), pytest.param("metrics", 4, marks=pytest.mark.slow)],
+)
 def test_pages_on_results_make_themselves_an_example_where_there_are_none(run, tmp_path, name, drawings):
     book = run(name)
     assert pictures(book) == drawings

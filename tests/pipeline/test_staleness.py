@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import pytest
 import yaml
 from helpers.fresh import forget
 from hypothesis import HealthCheck, settings
@@ -627,8 +628,8 @@ class Paper(RuleBasedStateMachine):
                 assert after["cell_type"] == "markdown" or after["outputs"]
 
 
-Paper.TestCase.settings = settings(
-    max_examples=30,
+FEW = settings(
+    max_examples=5,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,
@@ -636,7 +637,16 @@ Paper.TestCase.settings = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
-TestPaper = Paper.TestCase
+
+
+class TestPaper(Paper.TestCase):
+    settings = FEW
+
+
+@pytest.mark.slow
+class TestPaperAtLength(Paper.TestCase):
+    settings = settings(FEW, max_examples=30)
+
 
 # --- every edit alone -------------------------------------------------------------------------------------------------
 
@@ -662,13 +672,16 @@ ALONE = [
 ]
 
 
-def test_every_edit_alone_reruns_what_depends_on_it_and_undone_nothing():
+@pytest.mark.parametrize(
+    "edits", [pytest.param(ALONE[::8], id="some"), pytest.param(ALONE, id="all", marks=pytest.mark.slow)]
+)
+def test_every_edit_alone_reruns_what_depends_on_it_and_undone_nothing(edits):
     """Chance may pass an edit by; here each is made to a finished paper, and taken back before and after a rerun."""
     paper = Paper()
     try:
         paper.finish_it_once()
         finished = copy.deepcopy(paper.now)
-        for name, given in ALONE:
+        for name, given in edits:
             for rerun in (False, True):
                 getattr(paper, name)(**given, when=None)
                 paper.status_gives_the_true_reason()

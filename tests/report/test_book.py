@@ -248,7 +248,7 @@ def test_a_link_to_a_notebook_that_did_not_run_is_plain_words(site):
     assert [a for a in read(site / "table1.html").find("article").find_all("a", href=True) if "05-table1" in a["href"]]
 
 
-def test_the_book_is_made_again_only_when_its_pages_changed(results, tmp_path):
+def test_the_book_is_made_again_only_when_its_pages_changed(site, results, tmp_path):
     copy = tmp_path / "laptop"
     shutil.copytree(results, copy)
     index = book.build(copy)
@@ -262,7 +262,7 @@ def test_the_book_is_made_again_only_when_its_pages_changed(results, tmp_path):
     assert rows_of(copy / "book" / "lesions.html")[2][3] == "0.12"
 
 
-def test_a_fault_in_a_page_is_one_line_and_leaves_the_book_that_is_there(results, tmp_path, capsys):
+def test_a_fault_in_a_page_is_one_line_and_leaves_the_book_that_is_there(site, results, tmp_path, capsys):
     copy = tmp_path / "laptop"
     shutil.copytree(results, copy)
     index = book.build(copy).read_bytes()

@@ -129,7 +129,14 @@ def test_maps_may_be_written_beside_the_original(source, model, tmp_path):
     assert len(after) == len(before) + 11 and before.items() <= after.items()
 
 
-@pytest.mark.parametrize("last", ["sub-0002_mtt.nii.gz", "sub-0002_qc.json", "/qc.csv"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "sub-0002_mtt.nii.gz",
+        pytest.param("sub-0002_qc.json", marks=pytest.mark.slow),
+        pytest.param("/qc.csv", marks=pytest.mark.slow),
+    ],
+)
 def test_preprocessing_that_was_killed_goes_on_and_ends_with_the_same_bytes(source, finished, tmp_path, last):
     out = tmp_path / "run" / "acute"
     done = python(KILLED + PREPROCESS, source, out, last)
