@@ -3,7 +3,8 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,9 @@ def predict(
         steps.update()
         values = scale_input(prepared.values, prepared.mask, intensity=intensity)
         label = f"{record['source']}, run {record['run']}, {models[0].folder.name.rpartition('_')[0]}"
-        warnings = [*_doubts(record, method), *unlike(_describe(prepared, values, original), record)]
+        brain_ml = float(prepared.brain.sum()) * space.voxel_ml(prepared.corrected)
+        found = describe(values, prepared.mask, prepared.affine, original=original.affine, brain_ml=brain_ml)
+        warnings = [*_doubts(record, method), *unlike(found, record)]
         if orientation:
             warnings.append(f"the header does not say how the head lies: {orientation.upper()} was stated by hand")
         for warning in warnings:
@@ -137,19 +140,17 @@ def predict(
         for model in models:
             steps.set_description(", ".join(model.maps))
             generator = load_generator(model.folder, device=computer)
-            facts["Weights"] = {
-                "Model": model.folder.name,
-                "SHA256": file_digest(model.folder / "generator.safetensors"),
-            }
+            weights_digest = file_digest(model.folder / "generator.safetensors")
+            facts["Weights"] = {"Model": model.folder.name, "SHA256": weights_digest}
             for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
                 made[name] = f"{stem}_desc-generated_{name}.nii.gz"
-                write_volume(parts(made[name]), _onto_tof(volume, prepared, original), original.affine)
-                write_json(parts(f"{stem}_desc-generated_{name}.json"), _map_facts(name) | facts)
+                write_volume(parts / made[name], _onto_tof(volume, prepared, original), original.affine)
+                write_json(parts / f"{stem}_desc-generated_{name}.json", _map_facts(name) | facts)
             del generator  # a full-size one takes most of a gigabyte: never two at a time
             steps.update()
         steps.set_description("writing")
         made["mask"] = f"{stem}_desc-generated_mask.nii.gz"
-        write_volume(parts(made["mask"]), _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
+        write_volume(parts / made["mask"], _onto_tof(prepared.mask, prepared, original) > 0, original.affine)
         steps.update()
     return Prediction({name: out / file for name, file in made.items()}, warnings, label)
 
@@ -203,11 +204,6 @@ def _doubts(record: dict[str, Any], method: str) -> list[str]:
     return found
 
 
-def _describe(prepared: PreparedTof, values: np.ndarray, original: nib.Nifti1Image) -> dict[str, float]:
-    volume = float(prepared.brain.sum()) * space.voxel_ml(prepared.corrected)
-    return describe(values, prepared.mask, prepared.affine, original=original.affine, brain_ml=volume)
-
-
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
@@ -235,18 +231,9 @@ def _stem(path: Path) -> str:
 
 
 @contextmanager
-def _parts(out: Path) -> Iterator[Callable[[str], Path]]:
-    """Give each file a hidden name in ``out``, which is ours alone; all take their own names if the block succeeds."""
-    names: list[str] = []
-
-    def part(name: str) -> Path:
-        names.append(name)
-        return out / f".{name}.part"  # what a killed run leaves is removed by the next one that locks the folder
-
-    try:
-        yield part
-        for name in names:
-            os.replace(out / f".{name}.part", out / name)
-    finally:
-        for name in names:
-            (out / f".{name}.part").unlink(missing_ok=True)
+def _parts(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder in ``out``; its files move to ``out`` if the block succeeds, else they are removed."""
+    with tempfile.TemporaryDirectory(dir=out, prefix=".maps.", suffix=".part") as folder:
+        yield Path(folder)
+        for path in Path(folder).iterdir():
+            os.replace(path, out / path.name)

@@ -5,34 +5,32 @@ prints one table. An error makes a patient unusable, or the whole cohort; a note
 """
 
 import argparse
+import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel.affines import apply_affine
-from tqdm.auto import tqdm
 
 from tof2perf.cohorts import intake, layout, map_values, workspace
 from tof2perf.cohorts.participants import SPLITS, read_table
-from tof2perf.cohorts.splits import given_splits, listed_patients
+from tof2perf.cohorts.splits import TABLE, given_splits, listed_patients
 from tof2perf.cohorts.workspace import Workspace
 from tof2perf.perfusion.dsc import TYPICAL_CBV
 from tof2perf.perfusion.series import prepare_series
 from tof2perf.profiles import CohortProfile, ProfileError, load_profile
 from tof2perf.system.files import digest, write_table
-from tof2perf.system.workers import one_thread_each, tied
+from tof2perf.system.workers import side_by_side
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import CohortError, Finding, in_mask
 
 SMALLEST_OVERLAP = 0.5  # of the input's field of view must lie in that of the maps, as preprocessing asks of the brain
 ON_HEAD = 0.7  # of a brain mask must lie on the head, of a lesion on the maps (assumption)
-TABLE = Path("participants.tsv")
 MASKS = ("brain", "lesion")
 
 
@@ -84,16 +82,12 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
 
     try:
         table = read_table(folder)
-    except CohortError as error:
-        return [problem("all", _finding(error))]
+    except CohortError:
+        return [problem("all", finding) for finding in _caught(read_table, folder)]
     patients = listed_patients(folder, table)
     problems = [problem(*found) for found in _check_table(folder, table, patients)]
-    work = joblib.delayed(check_patient)
-    with one_thread_each():
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
-        results = pool(work(folder, patient, cohort) for patient in patients)
-        bar = tqdm(results, total=len(patients), desc=f"check {name}", mininterval=1.0)
-        reports = dict(zip(patients, bar, strict=True))
+    work = functools.partial(check_patient, folder, cohort=cohort)
+    reports = dict(zip(patients, side_by_side(work, patients, title=f"check {name}", jobs=jobs), strict=True))
     # A map whose scale is wrong in all patients is a fault of the cohort, not of the few that are beyond any brain.
     tops = {key: [report.tops[key] for report in reports.values() if key in report.tops] for key in cohort.maps}
     scale = map_values.find_scale({key: values for key, values in tops.items() if values})
@@ -153,10 +147,7 @@ def check_patient(folder: Path, patient: str, cohort: CohortProfile) -> Report:
 
 def _check_series(path: Path, series: nib.Nifti1Image, cohort: CohortProfile) -> Iterator[Finding]:
     """Report a series of which no maps can be made, and the frames that would be left out."""
-    try:
-        intake.read_protocol(path, cohort)
-    except CohortError as error:
-        yield _finding(error)
+    yield from _caught(intake.read_protocol, path, cohort)
     try:
         left_out = prepare_series(np.asarray(series.dataobj)).left_out
     except ValueError as error:
@@ -171,11 +162,11 @@ def _check_positions(
     files: Mapping[str, Path], images: Mapping[str, nib.Nifti1Image], maps: Mapping[str, nib.Nifti1Image]
 ) -> Iterator[Finding]:
     """Report maps, reference and series not in the scanner space of the input, or stored from another side."""
-    tof = images.get("tof")
+    if (tof := images.get("tof")) is None:
+        return
+    points = np.argwhere(np.ones((12, 12, 12))) * (np.subtract(tof.shape, 1) / 11)  # over the whole field of view
     for role in [*list(maps)[:1], *(role for role in ("dscref", "dsc") if role in images)]:
-        if tof is None:
-            return
-        overlap = _overlap(tof, images[role])
+        overlap = _share_on(points, tof.affine, images[role])
         if overlap < SMALLEST_OVERLAP:
             message = f"far from the input: {overlap:.0%} of the input's field of view is covered"
             yield Finding(files[role], message, "export both in scanner coordinates, and check both affines")
@@ -189,19 +180,20 @@ def _check_masks(
     files: Mapping[str, Path], images: Mapping[str, nib.Nifti1Image], maps: Mapping[str, nib.Nifti1Image]
 ) -> Iterator[Finding]:
     if "brain" in images and "tof" in images:
-        brain, inside = images["brain"], in_mask(images["brain"])
+        tof, brain, inside = images["tof"], images["brain"], in_mask(images["brain"])
         if not inside.any():
             remedy = "draw it again, or remove it to have one made"
             yield Finding(files["brain"], "the brain mask is empty", remedy)
         elif (volume := inside.sum() * space.voxel_ml(brain)) > space.LARGEST_BRAIN_ML:
             yield Finding(files["brain"], f"a brain of {volume:,.0f} ml", space.NO_HEAD)
-        elif (share := _share_on(brain, inside, images["tof"], _head(images["tof"]))) < ON_HEAD:
+        elif (share := _share_on(np.argwhere(inside), brain.affine, tof, _head(tof))) < ON_HEAD:
             yield Finding(files["brain"], f"off the head: {share:.0%} of the mask lies on it", "check affine and size")
     if "lesion" in images and maps:
         lesion, inside = images["lesion"], in_mask(images["lesion"])
         first = next(iter(maps.values()))
         support = map_values.where_measured([np.asarray(m.dataobj) for m in maps.values() if m.shape == first.shape])
-        if inside.any() and (share := _share_on(lesion, inside, first, support)) < ON_HEAD:
+        voxels = np.argwhere(inside)
+        if len(voxels) and (share := _share_on(voxels, lesion.affine, first, support)) < ON_HEAD:
             yield Finding(files["lesion"], f"off the maps: {share:.0%} of the lesion lies on them", "check its affine")
 
 
@@ -221,23 +213,15 @@ def _head(image: nib.Nifti1Image) -> np.ndarray:
     return values > dark + 0.15 * (bright - dark)
 
 
-def _share_on(mask: nib.Nifti1Image, inside: np.ndarray, image: nib.Nifti1Image, wanted: np.ndarray) -> float:
-    """Share of a mask's voxels (10,000 of them) whose position in another image is one of the wanted voxels."""
-    points = np.argwhere(inside)
-    points = points[:: max(len(points) // 10_000, 1)]
-    index = np.round(apply_affine(np.linalg.inv(image.affine) @ mask.affine, points)).astype(int)
+def _share_on(
+    voxels: np.ndarray, affine: np.ndarray, image: nib.Nifti1Image, wanted: np.ndarray | None = None
+) -> float:
+    """Share of voxels (n, 3), at most 20,000 of them, that lie in another image, on its ``wanted`` voxels if given."""
+    voxels = voxels[:: max(len(voxels) // 10_000, 1)]
+    index = np.round(apply_affine(np.linalg.inv(image.affine) @ affine, voxels)).astype(int)
     held = np.all((index >= 0) & (index < image.shape[:3]), axis=1)
-    hits = wanted[tuple(index[held].T)]
-    return float(np.count_nonzero(hits)) / len(points)
-
-
-def _overlap(image: nib.Nifti1Image, other: nib.Nifti1Image) -> float:
-    """Share of the field of view of ``image`` that lies in that of ``other``."""
-    axes = [np.linspace(0, size - 1, 12) for size in image.shape[:3]]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    index = apply_affine(np.linalg.inv(other.affine) @ image.affine, points)
-    held = np.all((index >= -0.5) & (index <= np.subtract(other.shape[:3], 0.5)), axis=1)
-    return float(held.mean())
+    hits = held if wanted is None else wanted[tuple(index[held].T)]
+    return float(np.count_nonzero(hits)) / len(voxels)
 
 
 # --- the cohort as a whole --------------------------------------------------------------------------------------------
@@ -245,44 +229,31 @@ def _overlap(image: nib.Nifti1Image, other: nib.Nifti1Image) -> float:
 
 def _check_table(folder: Path, table: pd.DataFrame | None, patients: list[str]) -> Iterator[tuple[str, Finding]]:
     """Report what is wrong with the description, the list of patients and the splits: patient (or all) and finding."""
-    try:
-        workspace.source(folder)
-    except CohortError as error:
-        yield "all", _finding(error)
+    for finding in _caught(workspace.source, folder):
+        yield "all", finding
     if table is None:
         return
     there = layout.list_patients(folder)
-    sound = True
     for patient in patients:
         if patient not in there:
-            sound = False
             yield patient, Finding(TABLE, "listed, but has no folder", "remove the row, or provide the images")
-        try:
-            given_splits(table, [patient])
-        except CohortError as error:
-            sound = False
-            yield patient, _finding(error)
+        for finding in _caught(given_splits, table, [patient]):
+            yield patient, finding
     for patient in there:
         if patient not in patients:
             remedy = "left out; add a row to use the patient"
             yield patient, Finding(TABLE, "has a folder, but is not listed", remedy, fatal=False)
-    if "split" not in table or not sound:
-        return
-    people: dict[str, set[str]] = {}
-    for patient, split in zip(table.participant_id, table.split, strict=True):
-        people.setdefault(layout.subject(patient), set()).add(split)
-    for patient in patients:
-        if len(splits := people[layout.subject(patient)]) > 1:
-            message = f"{layout.subject(patient)} is in two splits ({', '.join(sorted(splits))})"
-            yield patient, Finding(TABLE, message, "choose one of them")
-    empty = [split for split in SPLITS if not any(split in splits for splits in people.values())]
-    if empty:
+    if "split" in table and (empty := [split for split in SPLITS if split not in set(table.split)]):
         remedy = "assign some, or remove the column to have splits drawn"
         yield "all", Finding(TABLE, f"no patient in {', '.join(empty)}", remedy)
 
 
-def _finding(error: CohortError) -> Finding:
-    return error.finding or Finding(Path(), str(error), "")
+def _caught(function: Callable, *arguments: object) -> Iterator[Finding]:
+    """Report the error that a reader raises, if it does."""
+    try:
+        function(*arguments)
+    except CohortError as error:
+        yield error.finding or Finding(Path(), str(error), "")
 
 
 # --- command line -----------------------------------------------------------------------------------------------------

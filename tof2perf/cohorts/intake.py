@@ -4,17 +4,16 @@ Only the input (TOF-MRA or another) and the maps are needed. A DSC series stands
 where none are given. The completed cohort is a BIDS folder like any other: preprocessing reads it as a simulated one.
 """
 
+import functools
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from tof2perf.cohorts import layout
 from tof2perf.cohorts.made_from import fingerprint, is_made
@@ -26,7 +25,7 @@ from tof2perf.perfusion.dsc import TYPICAL_CBV, analyse_series
 from tof2perf.perfusion.series import choose_time, prepare_series
 from tof2perf.profiles import CohortProfile, PerfusionProfile
 from tof2perf.system.files import link, write_json, write_text
-from tof2perf.system.workers import one_thread_each, tied
+from tof2perf.system.workers import side_by_side
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import Finding, write_volume
 
@@ -74,18 +73,15 @@ def take_in(
     for stale in [*target.glob("sub-*"), *target.glob("derivatives/*/sub-*")]:  # of patients who are gone
         if stale.name not in keep:
             shutil.rmtree(stale)
-    work = joblib.delayed(complete_patient)
-    with one_thread_each():
-        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", **tied())
-        results = pool(work(folder, patient, target, cohort=cohort, threshold_s=threshold_s) for patient in patients)
-        late_ml = dict(zip(patients, tqdm(results, total=len(patients), desc="intake", mininterval=1.0), strict=True))
+    work = functools.partial(complete_patient, folder, target=target, cohort=cohort, threshold_s=threshold_s)
+    late_ml = dict(zip(patients, side_by_side(work, patients, title="intake", jobs=jobs), strict=True))
     splits = given_splits(table, patients)
-    made = "given" if splits else "made"
+    origin = "given" if splits else "made"
     if not splits:
         people = draw_splits(strata(table, patients, late_ml), cohort=cohort, seed=seed)
         splits = {patient: people[layout.subject(patient)] for patient in patients}
-    completed = pd.DataFrame({"participant_id": patients, "split": [splits[name] for name in patients]})
-    completed["split_source"] = made
+    rows = {"participant_id": patients, "split": [splits[name] for name in patients], "split_source": origin}
+    completed = pd.DataFrame(rows)
     text = completed.to_csv(sep="\t", index=False, lineterminator="\n")
     if (description := folder / "dataset_description.json").is_file():
         link(description, target / description.name)  # simulated patients that were exported stay marked as such

@@ -11,6 +11,7 @@ from tof2perf.cohorts.participants import SPLITS
 from tof2perf.profiles import CohortProfile
 from tof2perf.volumes.nifti import CohortError, Finding
 
+TABLE = Path("participants.tsv")
 STRATA = ("occlusion_site", "disease", "site")  # columns of participants.tsv by which patients are spread over splits
 
 
@@ -36,19 +37,18 @@ def given_splits(table: pd.DataFrame | None, patients: Collection[str]) -> dict[
     """
     if table is None or "split" not in table:
         return {}
-    given = table.set_index("participant_id").split
+    people = table.participant_id.map(layout.subject)
     splits: dict[str, str] = {}
-    people: dict[str, str] = {}
-    path = Path("participants.tsv")
     for patient in patients:
-        rows = given[given.index.isin([patient, layout.subject(patient)])]
-        for split in rows:
-            if split not in SPLITS:
-                remedy = f"use one of {', '.join(SPLITS)} for all patients, or remove the column to have splits drawn"
-                raise Finding(path, f"{patient} has split '{split}'", remedy).error()
-            if people.setdefault(layout.subject(patient), split) != split:
-                raise Finding(path, f"{layout.subject(patient)} is in two splits", "choose one of them").error()
-        splits[patient] = people[layout.subject(patient)]
+        person = layout.subject(patient)
+        own = table.split[table.participant_id.isin([patient, person])].tolist()
+        several = sorted(set(table.split[people == person]))
+        if unknown := set(own) - set(SPLITS):
+            remedy = f"use one of {', '.join(SPLITS)} for all patients, or remove the column to have splits drawn"
+            raise Finding(TABLE, f"{patient} has split '{unknown.pop()}'", remedy).error()
+        if len(several) > 1:
+            raise Finding(TABLE, f"{person} is in two splits ({', '.join(several)})", "choose one of them").error()
+        splits[patient] = own[0]
     return splits
 
 

@@ -1,18 +1,17 @@
 """Preprocessing as in the paper: skull stripping, N4, co-registration, one common grid. Originals are only read."""
 
+import functools
 import json
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from nibabel.affines import apply_affine
-from tqdm.auto import tqdm
 
 from tof2perf.cohorts import layout, workspace
 from tof2perf.cohorts.made_from import fingerprint, is_made
@@ -23,7 +22,7 @@ from tof2perf.preprocessing import skullstrip
 from tof2perf.preprocessing.training_range import record_inputs
 from tof2perf.profiles import CohortProfile, PreprocessingProfile
 from tof2perf.system.files import locked, write_bytes, write_json, write_table, write_text
-from tof2perf.system.workers import one_thread_each, tied
+from tof2perf.system.workers import side_by_side
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import Finding, write_volume
 
@@ -82,13 +81,9 @@ def preprocess_cohort(
     patients = participants.index
     for patient in patients:
         _require_files(cohort_folder, patient, cohort)
-    work = joblib.delayed(preprocess_patient)
+    work = functools.partial(preprocess_patient, cohort_folder, out_folder=out_folder, cohort=cohort, settings=settings)
     with locked(out_folder):
-        with one_thread_each():
-            pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
-            results = pool(work(cohort_folder, p, out_folder, cohort=cohort, settings=settings) for p in patients)
-            rows = list(tqdm(results, total=len(patients), desc="patients", mininterval=1.0))
-        table = pd.DataFrame(rows, index=patients)
+        table = pd.DataFrame(side_by_side(work, patients, title="patients", jobs=jobs), index=patients)
         trained = patients[participants.split == "train"]
         record_inputs(
             out_folder,
@@ -104,12 +99,7 @@ def preprocess_cohort(
 
 
 def preprocess_patient(
-    cohort_folder: Path,
-    patient: str,
-    out_folder: Path,
-    *,
-    cohort: CohortProfile,
-    settings: PreprocessingProfile,
+    cohort_folder: Path, patient: str, out_folder: Path, *, cohort: CohortProfile, settings: PreprocessingProfile
 ) -> Quality:
     """Bring one patient's TOF and maps onto the profile's grid: the TOF's field of view in ``settings.shape`` voxels.
 

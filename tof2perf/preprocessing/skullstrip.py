@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from tof2perf.volumes.nifti import CohortError, in_mask, read_mask
+from tof2perf.volumes.nifti import CohortError, read_mask
 from tof2perf.volumes.space import LARGEST_BRAIN_ML, NO_HEAD, resample, voxel_ml
 
 METHODS = ("auto", "given", "synthstrip", "deepbet", "maps")
@@ -30,7 +30,7 @@ def strip_skull(
         method: ``synthstrip`` (the paper's tool: Hoopes 2022, doi 10.1016/j.neuroimage.2022.119474; ``mri_synthstrip``
             must be on the PATH), ``deepbet`` (Fisch 2024, doi 10.1016/j.compbiomed.2024.108845), ``given``, or
             ``maps``: where the perfusion maps hold brain.
-        given: brain mask for ``given`` and ``maps``, on any grid of the same world space.
+        given: brain mask for ``given`` and ``maps``, 0 and 1 on any grid of the same world space.
         source: file named in errors.
 
     Returns:
@@ -40,7 +40,7 @@ def strip_skull(
         CohortError: the tool failed or found no brain.
     """
     if method in ("given", "maps") and given is not None:
-        mask = _carry(given, tof)
+        mask = resample(given, tof) > 0.5
     else:
         mask = _synthstrip(tof, source) if method == "synthstrip" else _deepbet(tof)
     volume_ml = mask.sum() * voxel_ml(tof)
@@ -90,7 +90,7 @@ def _synthstrip(tof: nib.Nifti1Image, source: Path | str) -> np.ndarray:
         nib.save(tof, image)
         try:
             subprocess.run(["mri_synthstrip", "-i", image, "-m", mask], check=True, capture_output=True, text=True)
-            return _carry(read_mask(mask), tof)
+            return resample(read_mask(mask), tof) > 0.5
         except (OSError, subprocess.CalledProcessError, CohortError) as error:
             reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
             raise CohortError(
@@ -125,8 +125,3 @@ def _deepbet_model():
     from deepbet.bet import BrainExtraction
 
     return BrainExtraction(no_gpu=True)
-
-
-def _carry(mask: nib.Nifti1Image, target: nib.Nifti1Image) -> np.ndarray:
-    """Bring a mask onto another image's grid by world position."""
-    return resample(nib.Nifti1Image(in_mask(mask).astype(np.float32), mask.affine), target) > 0.5

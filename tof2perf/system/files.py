@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -127,7 +128,7 @@ def remove_drafts(paths: Iterable[Path], *, below: bool = False) -> None:
         else:
             found = path.rglob(".*.part") if below else path.glob(".*.part")
         for draft in found:
-            draft.unlink(missing_ok=True)
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:

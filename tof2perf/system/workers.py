@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 POLL_S = 1.0
@@ -52,6 +53,24 @@ def tied() -> dict[str, Any]:
     minutes long. At full size one could still write its patient when a later run has begun, with other settings.
     """
     return {"initializer": end_with, "initargs": (os.getpid(),)} if can_share() else {}
+
+
+def side_by_side(work: Callable, items: Collection, *, title: str, jobs: int | None = None) -> list:
+    """Return ``work(item)`` for each item, computed in processes of one thread each; one bar shows the progress.
+
+    Args:
+        work: a function that can be pickled.
+        items: in the order of the results.
+        title: of the bar.
+        jobs: number of processes; all available cores by default.
+    """
+    import joblib
+    from tqdm.auto import tqdm
+
+    with one_thread_each():
+        pool = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator", batch_size=1, **tied())
+        results = pool(joblib.delayed(work)(item) for item in items)
+        return list(tqdm(results, total=len(items), desc=title, mininterval=1.0))
 
 
 def end_with_parent_after_exec(number: int = signal.SIGTERM) -> None:
