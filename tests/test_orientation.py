@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.made_up_head import COHORT, MOTION, SETTINGS, head, images, path_of
+from helpers.made_up_head import COHORT, MOTION, SETTINGS, head, images
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import inv_ornt_aff
 from scipy import ndimage
@@ -104,10 +104,10 @@ def prepared(folder, out):
 def predicted(folder, weights, out):
     """Predict from the patient's TOF; the volumes by name, as stored."""
     made = prediction.predict(
-        layout.tof_path(folder, PATIENT),
+        layout.file_path(folder, PATIENT, "tof"),
         weights,
         out,
-        brain_mask=layout.brain_mask_path(folder, PATIENT),
+        brain_mask=layout.file_path(folder, PATIENT, "brain"),
         progress=False,
     )
     return {name: nib.load(path) for name, path in made.paths.items()}
@@ -117,7 +117,7 @@ def write_turned(folder, parts, number):
     """Store every image of the patient in an order of axes and in a kind of file of its own."""
     for place, (name, image) in enumerate(parts.items()):
         turned = image.as_reoriented(ORIENTATIONS[(number + 17 * place) % 48])
-        store(path_of(folder, PATIENT, name), turned, KINDS[(number + place) % len(KINDS)], step=STEP[name])
+        store(layout.file_path(folder, PATIENT, name), turned, KINDS[(number + place) % len(KINDS)], step=STEP[name])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def upright(patient, weights, tmp_path_factory):
     """Outcome of preprocessing and prediction for the patient as it was scanned."""
     folder = tmp_path_factory.mktemp("upright")
     for name, image in patient.items():
-        store(path_of(folder, PATIENT, name), image, KINDS[0], step=STEP[name])
+        store(layout.file_path(folder, PATIENT, name), image, KINDS[0], step=STEP[name])
     return prepared(folder, folder / "out"), predicted(folder, weights, folder / "maps")
 
 
@@ -141,7 +141,7 @@ def test_a_patient_stored_in_any_order_and_kind_of_file_gives_the_same_voxels(
     for name, image in prepared(tmp_path, tmp_path / "out").items():
         assert np.array_equal(image.affine, expected[name].affine), name
         assert np.array_equal(image.dataobj, expected[name].dataobj), name
-    stored = nib.load(layout.tof_path(tmp_path, PATIENT))
+    stored = nib.load(layout.file_path(tmp_path, PATIENT, "tof"))
     for name, image in predicted(tmp_path, weights, tmp_path / "maps").items():
         assert image.shape == stored.shape and np.array_equal(image.affine, stored.affine), name
         found = nib.as_closest_canonical(image)
@@ -151,8 +151,8 @@ def test_a_patient_stored_in_any_order_and_kind_of_file_gives_the_same_voxels(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_is_what_its_name_says_and_read_alike(tmp_path, patient, kind):
-    store(path_of(tmp_path, PATIENT, "tof"), patient["tof"], kind, step=STEP["tof"])
-    path = layout.tof_path(tmp_path, PATIENT)
+    store(layout.file_path(tmp_path, PATIENT, "tof"), patient["tof"], kind, step=STEP["tof"])
+    path = layout.file_path(tmp_path, PATIENT, "tof")
     stored = nib.load(path)
     assert path.name.endswith(kind[kind.index(".nii") :])
     assert stored.header.endianness == (">" if "big-endian" in kind else "<")
@@ -202,7 +202,7 @@ def outcome(folder, scan, weights, rng):
     parts = {"tof": (tof, affine), "brain": (brain, affine), "dscref": (reference, dsc_affine)}
     parts |= {name: (np.where(moved, k * (1 + tissue), 0), dsc_affine) for k, name in enumerate(MAPS, start=1)}
     for name, (values, place) in parts.items():
-        write_volume(path_of(folder, PATIENT, name), values, place)
+        write_volume(layout.file_path(folder, PATIENT, name), values, place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prediction, "generate_maps", lambda _, tof, mask, names: dict.fromkeys(names, tof * mask))
         made = predicted(folder, weights, folder / "maps")

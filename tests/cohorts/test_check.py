@@ -29,9 +29,9 @@ def healthy(tmp_path_factory):
         patient = f"sub-{number:04d}"
         write_patient(folder, patient, rng)
         inside = brain(TOF_SHAPE, TOF_AFFINE)
-        write_volume(layout.brain_mask_path(folder, patient), inside, TOF_AFFINE)
+        write_volume(layout.file_path(folder, patient, "brain"), inside, TOF_AFFINE)
         lesion = brain(MAP_SHAPE, MAP_AFFINE) & (np.indices(MAP_SHAPE)[0] < 8)
-        write_volume(layout.lesion_mask_path(folder, patient), lesion, MAP_AFFINE)
+        write_volume(layout.file_path(folder, patient, "lesion"), lesion, MAP_AFFINE)
     splits = ["train", "train", "validation", "test"]
     rows = pd.DataFrame({"participant_id": [f"sub-{n:04d}" for n in range(1, 5)], "split": splits})
     write_table(folder / "participants.tsv", rows)
@@ -48,7 +48,7 @@ def problems_of(folder, cohort=COHORT):
 
 
 def tmax(folder):
-    return layout.map_path(folder, PATIENT, "tmax")
+    return layout.file_path(folder, PATIENT, "tmax")
 
 
 def change(path, function):
@@ -85,12 +85,12 @@ def header(path, field, text):
 
 
 def truncate(folder):
-    path = layout.tof_path(folder, PATIENT)
+    path = layout.file_path(folder, PATIENT, "tof")
     path.write_bytes(path.read_bytes()[:3000])
 
 
 def not_gzip(folder):
-    layout.tof_path(folder, PATIENT).write_bytes(b"an e-mail attachment")
+    layout.file_path(folder, PATIENT, "tof").write_bytes(b"an e-mail attachment")
 
 
 def gone(folder):
@@ -114,7 +114,7 @@ def no_split(folder):
 
 
 def store_flipped(folder):
-    for path in [layout.map_path(folder, PATIENT, name) for name in MAPS]:
+    for path in [layout.file_path(folder, PATIENT, name) for name in MAPS]:
         values = nifti.read_volume(path).get_fdata()
         affine = mirrored(MAP_AFFINE, MAP_SHAPE)
         nib.save(nib.Nifti1Image(values[::-1].astype(np.float32), affine), path)
@@ -123,12 +123,12 @@ def store_flipped(folder):
 def copy_patient(folder):
     for path in (folder / "sub-0001" / "anat").iterdir():
         raw = gzip.decompress(path.read_bytes())  # other bytes on disk, the same voxels
-        layout.tof_path(folder, PATIENT).write_bytes(gzip.compress(raw, 9))
+        layout.file_path(folder, PATIENT, "tof").write_bytes(gzip.compress(raw, 9))
 
 
 def move_maps(folder):
     for name in MAPS:
-        place(layout.map_path(folder, PATIENT, name), shifted(MAP_AFFINE, 400))
+        place(layout.file_path(folder, PATIENT, name), shifted(MAP_AFFINE, 400))
 
 
 def extend(folder):
@@ -140,9 +140,9 @@ def extend(folder):
 
 def only_series(folder, **timing):
     for name in MAPS:
-        layout.map_path(folder, PATIENT, name).unlink()
-    write_series(layout.dsc_path(folder, PATIENT), np.random.default_rng(0), frames=timing.pop("frames", 30))
-    path = layout.dsc_path(folder, PATIENT)
+        layout.file_path(folder, PATIENT, name).unlink()
+    write_series(layout.file_path(folder, PATIENT, "dsc"), np.random.default_rng(0), frames=timing.pop("frames", 30))
+    path = layout.file_path(folder, PATIENT, "dsc")
     write_json(path.with_name(f"{PATIENT}_dsc.json"), {"RepetitionTime": 1.5, "EchoTime": 0.03} | timing)
 
 
@@ -151,7 +151,7 @@ def series(change=lambda voxels: voxels, affine=MAP_AFFINE, **timing):
 
     def spoil(folder):
         only_series(folder, **timing)
-        path = layout.dsc_path(folder, PATIENT)
+        path = layout.file_path(folder, PATIENT, "dsc")
         voxels = np.asarray(nifti.read_volume(path, ndim=4).dataobj)
         write_volume(path, change(voxels), affine, repetition_time_s=1.5)
 
@@ -185,13 +185,13 @@ def without_orientation(folder):
 
 
 def brain_of_a_giant(folder):
-    for path in (layout.tof_path(folder, PATIENT), layout.brain_mask_path(folder, PATIENT)):
+    for path in (layout.file_path(folder, PATIENT, "tof"), layout.file_path(folder, PATIENT, "brain")):
         place(path, np.diag([1.6, 1.6, 1.6, 1]) @ TOF_AFFINE)
 
 
 FAULTS = {  # what is done; in which file and words it is found; whether the patient is lost
-    "missing TOF": (lambda f: layout.tof_path(f, PATIENT).unlink(), "angio", "no TOF", True),
-    "missing map": (lambda f: layout.map_path(f, PATIENT, "cbv").unlink(), "cbv", "no cbv", True),
+    "missing TOF": (lambda f: layout.file_path(f, PATIENT, "tof").unlink(), "angio", "no TOF", True),
+    "missing map": (lambda f: layout.file_path(f, PATIENT, "cbv").unlink(), "cbv", "no cbv", True),
     "extra image": (
         lambda f: shutil.copy(tmax(f), tmax(f).with_name(f"{PATIENT}_ktrans.nii.gz")),
         "ktrans",
@@ -207,10 +207,10 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
     "constant": (lambda f: change(tmax(f), np.zeros_like), "tmax", "all voxels are equal", True),
     "Tmax in ms": (lambda f: change(tmax(f), lambda v: v * 1000), "tmax", "looks like ms, not s", True),
     "CBF in ml/g/s": (
-        lambda f: change(layout.map_path(f, PATIENT, "cbf"), lambda v: v / 6000), "cbf", "looks like ml/g/s", True
+        lambda f: change(layout.file_path(f, PATIENT, "cbf"), lambda v: v / 6000), "cbf", "looks like ml/g/s", True
     ),
     "CBV in ml/g": (
-        lambda f: change(layout.map_path(f, PATIENT, "cbv"), lambda v: v / 100),
+        lambda f: change(layout.file_path(f, PATIENT, "cbv"), lambda v: v / 100),
         "cbv",
         "looks like ml/g",
         True,
@@ -227,12 +227,14 @@ FAULTS = {  # what is done; in which file and words it is found; whether the pat
         lambda f: place(tmax(f), MAP_AFFINE, qform=mirrored(MAP_AFFINE, MAP_SHAPE)), "tmax", "left and right", True
     ),
     "flipped storage": (store_flipped, "tmax", "stored the other way round", False),
-    "empty mask": (lambda f: change(layout.brain_mask_path(f, PATIENT), np.zeros_like), "brain", "mask is empty", True),
+    "empty mask": (
+        lambda f: change(layout.file_path(f, PATIENT, "brain"), np.zeros_like), "brain", "mask is empty", True
+    ),
     "mask off the head": (
-        lambda f: place(layout.brain_mask_path(f, PATIENT), shifted(TOF_AFFINE, 80)), "brain", "off the head", True
+        lambda f: place(layout.file_path(f, PATIENT, "brain"), shifted(TOF_AFFINE, 80)), "brain", "off the head", True
     ),
     "lesion off the maps": (
-        lambda f: place(layout.lesion_mask_path(f, PATIENT), shifted(MAP_AFFINE, 90)), "manual", "off the maps", True
+        lambda f: place(layout.file_path(f, PATIENT, "lesion"), shifted(MAP_AFFINE, 90)), "manual", "off the maps", True
     ),
     "copied patient": (copy_patient, "", "the same image as sub-0001 has (tof)", True),
     "two splits": (split_twice, "participants", "is in two splits", True),
@@ -286,7 +288,7 @@ def test_a_healthy_cohort_has_no_problem_and_is_not_touched(folder):
 
 def test_a_series_in_place_of_maps_is_no_problem(folder):
     only_series(folder)
-    layout.lesion_mask_path(folder, PATIENT).unlink()
+    layout.file_path(folder, PATIENT, "lesion").unlink()
     (note,) = problems_of(folder)
     assert not note.fatal and "CBF and CBV made of series are relative" in note.problem
     assert workspace.source(folder).endswith(", CBF and CBV relative")
@@ -321,7 +323,7 @@ def test_sessions_of_one_patient_in_two_splits_are_found(folder):
 
 def test_a_scale_factor_that_all_patients_lack_is_a_fault_of_the_cohort_and_drops_nobody(folder, tmp_path):
     for patient in layout.list_patients(folder):
-        change(layout.map_path(folder, patient, "tmax"), lambda values: values * 10)
+        change(layout.file_path(folder, patient, "tmax"), lambda values: values * 10)
     (problem,) = problems_of(folder)
     assert problem.patient == "all" and problem.fatal and "tmax of the middle patient goes up to" in problem.problem
     words = ["--data", str(folder.parent), "--profile", "smoke", "--root", str(tmp_path), "--drop"]
@@ -330,7 +332,7 @@ def test_a_scale_factor_that_all_patients_lack_is_a_fault_of_the_cohort_and_drop
 
 
 def test_a_faint_background_of_a_mask_is_no_part_of_it(folder):
-    for path in (layout.brain_mask_path(folder, PATIENT), layout.lesion_mask_path(folder, PATIENT)):
+    for path in (layout.file_path(folder, PATIENT, "brain"), layout.file_path(folder, PATIENT, "lesion")):
         change(path, lambda values: np.where(values > 0, values, 7e-15))
     assert problems_of(folder) == []
 
@@ -343,10 +345,10 @@ def test_a_table_with_semicolons_is_named(folder):
 
 
 def test_an_angiogram_without_acquisition_is_taken_if_it_is_the_only_one(folder):
-    path = layout.tof_path(folder, PATIENT)
+    path = layout.file_path(folder, PATIENT, "tof")
     plain = path.rename(path.with_name(f"{PATIENT}_angio.nii.gz"))
-    assert layout.tof_path(folder, PATIENT) == plain and problems_of(folder) == []
-    shutil.copy(layout.tof_path(folder, "sub-0001"), path.with_name(f"{PATIENT}_acq-pc_angio.nii.gz"))
+    assert layout.file_path(folder, PATIENT, "tof") == plain and problems_of(folder) == []
+    shutil.copy(layout.file_path(folder, "sub-0001", "tof"), path.with_name(f"{PATIENT}_acq-pc_angio.nii.gz"))
     assert any("no TOF" in entry.problem for entry in problems_of(folder))
 
 
@@ -387,8 +389,8 @@ def test_the_command_reports_in_one_table_and_drops_on_request(folder, tmp_path,
     assert "left out: acute/sub-0002" in capsys.readouterr().out
     run = workspace.Workspace("smoke", tmp_path, str(folder.parent))
     assert list(workspace.read_dropped(run.dropped, "acute")) == ["sub-0002"]
-    shutil.copy(layout.tof_path(folder, "sub-0001"), layout.tof_path(folder, PATIENT))
-    change(layout.tof_path(folder, PATIENT), lambda values: values + 1)
+    shutil.copy(layout.file_path(folder, "sub-0001", "tof"), layout.file_path(folder, PATIENT, "tof"))
+    change(layout.file_path(folder, PATIENT, "tof"), lambda values: values + 1)
     assert check.main([*words, "--drop"]) == 0
     assert not run.dropped.exists()
 

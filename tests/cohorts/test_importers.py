@@ -65,8 +65,8 @@ def test_the_papers_naming_becomes_cohorts_of_links(tmp_path, rng):
     for name in ("acute", "pegasus"):
         folder = tmp_path / "data" / name
         assert layout.list_patients(folder) == ["sub-017", "sub-019", "sub-p018"]
-        assert layout.tof_path(folder, "sub-p018").readlink() == source / name / "p_018_TOF.nii.gz"
-        assert layout.map_path(folder, "sub-017", "ttp").readlink() == source / name / "017_TTP.nii.gz"
+        assert layout.file_path(folder, "sub-p018", "tof").readlink() == source / name / "p_018_TOF.nii.gz"
+        assert layout.file_path(folder, "sub-017", "ttp").readlink() == source / name / "017_TTP.nii.gz"
         table = pd.read_csv(folder / "participants.tsv", sep="\t", dtype=str)
         assert dict(zip(table.participant_id, table.source_id, strict=True))["sub-p018"] == "p_018"
     assert snapshot(source) == before
@@ -77,10 +77,10 @@ def test_an_interrupted_import_goes_on_and_keeps_splits_that_were_added(tmp_path
     importers.import_paper_naming(source, tmp_path / "data")
     folder = tmp_path / "data" / "acute"
     write_text(folder / "participants.tsv", "participant_id\tsource_id\tsplit\nsub-1\t1\ttrain\nsub-2\t2\ttest\n")
-    layout.map_path(folder, "sub-1", "cbf").unlink()
+    layout.file_path(folder, "sub-1", "cbf").unlink()
     paper_folder(source, rng, ids=("3",))
     importers.import_paper_naming(source, tmp_path / "data")
-    assert layout.map_path(folder, "sub-1", "cbf").is_file()
+    assert layout.file_path(folder, "sub-1", "cbf").is_file()
     table = pd.read_csv(folder / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
     assert table.participant_id.tolist() == ["sub-1", "sub-2", "sub-3"] and table.split.tolist() == [
         "train",
@@ -113,8 +113,9 @@ def test_an_export_comes_back_as_it_was_and_still_says_that_it_is_simulated(tmp_
     assert (tmp_path / "paper" / "acute" / "0001_TMAX.nii.gz").is_file()
     assert main(["import", "paper-naming", str(tmp_path / "paper"), str(tmp_path / "data")]) == 0
     for patient in ("sub-0001", "sub-0002"):
-        for path in (layout.tof_path, lambda f, p: layout.map_path(f, p, "mtt")):
-            assert path(tmp_path / "data" / "acute", patient).samefile(path(folder, patient))
+        for role in ("tof", "mtt"):
+            again = layout.file_path(tmp_path / "data" / "acute", patient, role)
+            assert again.samefile(layout.file_path(folder, patient, role))
     assert workspace.Workspace("laptop", ".", str(tmp_path / "data")).label() == "simulated cohort, profile laptop"
 
 

@@ -60,7 +60,7 @@ def test_a_missing_map_is_named(tmp_path):
     tof, maps = intake.find_missing(tmp_path, "sub-0001", CohortProfile(1, 1, 1))
     assert tof.problem == "sub-0001 has no TOF"
     assert maps.problem == "sub-0001 has no tmax, cbf, cbv, mtt, ttp map"
-    assert str(maps.error()).startswith(f"{layout.map_path(tmp_path, 'sub-0001', 'tmax')}: sub-0001 has no tmax")
+    assert str(maps.error()).startswith(f"{layout.file_path(tmp_path, 'sub-0001', 'tmax')}: sub-0001 has no tmax")
 
 
 def test_a_run_reads_its_generated_maps_and_the_clipped_maps_of_its_training_patients(tmp_path, rng):

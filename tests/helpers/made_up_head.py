@@ -50,11 +50,6 @@ def images(rng):
     } | {name: nib.Nifti1Image(values.astype(np.float32), dsc_affine) for name, values in maps.items()}
 
 
-def path_of(folder, patient, name):
-    known = {"tof": layout.tof_path, "brain": layout.brain_mask_path, "dscref": layout.dscref_path}
-    return known[name](folder, patient) if name in known else layout.map_path(folder, patient, name)
-
-
 def write(folder, patient, parts):
     for name, image in parts.items():
-        write_volume(path_of(folder, patient, name), np.asarray(image.dataobj), image.affine)
+        write_volume(layout.file_path(folder, patient, name), np.asarray(image.dataobj), image.affine)

@@ -26,13 +26,13 @@ def write_patient(folder: Path, patient: str, rng: np.random.Generator, *, maps=
     """TOF and maps of one patient, in whose left side blood is late if the number is even."""
     inside = brain(TOF_SHAPE, TOF_AFFINE)
     tof = np.where(inside, 300 + rng.normal(0, 40, TOF_SHAPE), 8 + rng.normal(0, 2, TOF_SHAPE))
-    write(layout.tof_path(folder, patient), tof, TOF_AFFINE, suffix)
+    write(layout.file_path(folder, patient, "tof"), tof, TOF_AFFINE, suffix)
     inside = brain(MAP_SHAPE, MAP_AFFINE)
     for name in maps:
         values = LEVELS[name] * (1 + rng.normal(0, 0.2, MAP_SHAPE))
         if name == "tmax" and int(patient[4:8]) % 2 == 0:
             values[: MAP_SHAPE[0] // 2] += 6
-        write(layout.map_path(folder, patient, name), np.where(inside, np.abs(values), 0), MAP_AFFINE, suffix)
+        write(layout.file_path(folder, patient, name), np.where(inside, np.abs(values), 0), MAP_AFFINE, suffix)
 
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray, suffix: str = ".nii.gz") -> None:

@@ -87,7 +87,7 @@ def test_the_validator_does_look_at_the_files(root, tmp_path):
     # Were the whole folder ignored by mistake, the test above would pass too.
     copy = tmp_path / "acute"
     shutil.copytree(root / "acute", copy)
-    layout.tof_path(copy, "sub-0001").rename(copy / "sub-0001" / "anat" / "sub-0001_acq-tof_angiography.nii.gz")
+    layout.file_path(copy, "sub-0001", "tof").rename(copy / "sub-0001" / "anat" / "sub-0001_acq-tof_angiography.nii.gz")
     (copy / "derivatives" / "dsc" / "sub-0001" / "perf" / "sub-0001_flow.nii.gz").write_bytes(b"")
     for part in PARTS[:2]:
         assert "error" in {entry["severity"] for entry in remarks(copy / part)}

@@ -351,11 +351,11 @@ def smoke_patient(tmp_path_factory):
 
 def test_a_patient_has_all_files_of_the_contract(smoke_patient):
     folder, profile = smoke_patient
-    tof = nifti.read_volume(layout.tof_path(folder, "sub-0001"))
-    series = nifti.read_volume(layout.dsc_path(folder, "sub-0001"), ndim=4)
+    tof = nifti.read_volume(layout.file_path(folder, "sub-0001", "tof"))
+    series = nifti.read_volume(layout.file_path(folder, "sub-0001", "dsc"), ndim=4)
     assert tof.shape == profile.phantom.tof_shape
     assert series.shape == (*profile.phantom.dsc_shape, profile.cohorts["acute"].frames)
-    assert all(layout.map_path(folder, "sub-0001", name).is_file() for name in MAPS)
+    assert all(layout.file_path(folder, "sub-0001", name).is_file() for name in MAPS)
     for name in ("brain", "cbf", "cbv", "mtt", "delay", "tmax", "motion"):
         assert layout.truth_path(folder, "sub-0001", name).is_file()
 
@@ -393,7 +393,7 @@ def test_deconvolved_maps_follow_the_truth(smoke_patient):
     folder, _ = smoke_patient
     measured, true = (
         {name: nifti.read_volume(path(folder, "sub-0001", name)).get_fdata() for name in ("cbf", "cbv", "tmax")}
-        for path in (layout.map_path, layout.truth_path)
+        for path in (layout.file_path, layout.truth_path)
     )
     inside = (true["cbf"] > 15) & (measured["cbf"] > 0)
     ratio = measured["cbf"][inside].mean() / true["cbf"][inside].mean()
@@ -404,7 +404,7 @@ def test_deconvolved_maps_follow_the_truth(smoke_patient):
 
 def test_scaling_the_scanner_gain_leaves_the_maps_unchanged(smoke_patient):
     folder, profile = smoke_patient
-    image = nifti.read_volume(layout.dsc_path(folder, "sub-0001"), ndim=4)
+    image = nifti.read_volume(layout.file_path(folder, "sub-0001", "dsc"), ndim=4)
     protocol = profile.cohorts["acute"]
     setting = {
         "tr": protocol.repetition_time_s,
@@ -420,11 +420,11 @@ def test_scaling_the_scanner_gain_leaves_the_maps_unchanged(smoke_patient):
 
 def test_flow_and_volume_of_a_series_alone_are_near_those_of_a_console_that_knows_its_calibration(smoke_patient):
     folder, profile = smoke_patient
-    series = np.asarray(nifti.read_volume(layout.dsc_path(folder, "sub-0001"), ndim=4).dataobj)
+    series = np.asarray(nifti.read_volume(layout.file_path(folder, "sub-0001", "dsc"), ndim=4).dataobj)
     protocol, voxel_mm = profile.cohorts["acute"], profile.phantom.dsc_voxel_mm
     found = analyse_series(series, protocol.repetition_time_s, protocol.echo_time_s, voxel_mm, protocol.perfusion)
     for name in ("cbf", "cbv"):  # they had been ten times too high
-        shipped = nifti.read_volume(layout.map_path(folder, "sub-0001", name)).get_fdata()
+        shipped = nifti.read_volume(layout.file_path(folder, "sub-0001", name)).get_fdata()
         inside = shipped > 0
         assert np.median(found.maps[name][inside]) == pytest.approx(np.median(shipped[inside]), rel=0.3), name
 
@@ -448,7 +448,7 @@ def test_the_head_moves_between_frames_and_correction_brings_the_maps_back(tmp_p
         # CBV suffers most: it adds up what moved tissue edges leave in every later frame.
         measured, true = (
             nifti.read_volume(path(tmp_path / name, "sub-0001", "cbv")).get_fdata()
-            for path in (layout.map_path, layout.truth_path)
+            for path in (layout.file_path, layout.truth_path)
         )
         inside = (true > 1.2) & (measured > 0)
         agreement[name] = stats.spearmanr(measured[inside], true[inside]).statistic
@@ -470,5 +470,6 @@ def test_a_patient_does_not_depend_on_how_many_are_made(tmp_path):
     for name, count in (("few", 1), ("more", 2)):
         cohort = replace(protocol, train=count, validation=1, test=0)
         simulate_cohort(tmp_path / name, "pegasus", cohort=cohort, phantom=phantom, seed=9, jobs=1)
-    for path in (layout.tof_path, layout.dsc_path):
-        assert path(tmp_path / "few", "sub-0002").read_bytes() == path(tmp_path / "more", "sub-0002").read_bytes()
+    for role in ("tof", "dsc"):
+        few, more = (layout.file_path(tmp_path / name, "sub-0002", role) for name in ("few", "more"))
+        assert few.read_bytes() == more.read_bytes()

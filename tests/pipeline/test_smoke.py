@@ -13,7 +13,7 @@ import yaml
 from helpers.miniature import copy_run, make
 
 from tof2perf.cohorts import importers
-from tof2perf.cohorts.layout import map_path, tof_path
+from tof2perf.cohorts.layout import file_path
 from tof2perf.pipeline.execution import run_notebook
 from tof2perf.volumes.nifti import read_volume, write_volume
 
@@ -189,7 +189,7 @@ def write_isles(folder: Path, simulated: Path, patients: int) -> None:
     for number in range(1, patients + 1):
         patient, who = f"sub-{number:04d}", f"sub-stroke{number:04d}"
         base = folder / "train" / "derivatives" / who / "ses-01"
-        tof = read_volume(tof_path(simulated, patient))
+        tof = read_volume(file_path(simulated, patient, "tof"))
         values = tof.get_fdata()
         soft = values > 0.3 * np.percentile(values, 98)
         units = np.where(soft, 40 + 60 * (values / np.median(values[soft]) - 1), -1000)
@@ -197,7 +197,7 @@ def write_isles(folder: Path, simulated: Path, patients: int) -> None:
         (base / "perfusion-maps").mkdir()
         for name in ("tmax", "cbf"):
             target = base / "perfusion-maps" / f"{who}_ses-01_space-ncct_{name}.nii.gz"
-            shutil.copy(map_path(simulated, patient, name), target)
+            shutil.copy(file_path(simulated, patient, name), target)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from helpers.made_up_head import COHORT, MOTION, SETTINGS, grid, images, path_of, scan, write
+from helpers.made_up_head import COHORT, MOTION, SETTINGS, grid, images, scan, write
 from nibabel.affines import apply_affine, from_matvec
 from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 from scipy import ndimage
@@ -167,7 +167,7 @@ def test_a_mask_after_resampling_holds_what_is_above_one_half(source, tmp_path, 
     brain = images(rng)["brain"]
     values = np.asarray(brain.dataobj)
     rim = ndimage.binary_dilation(values > 0, iterations=3) & (values == 0)
-    write_volume(path_of(source, "sub-0001", "brain"), np.where(rim, 0.4, 7e-15 + values), brain.affine)
+    write_volume(layout.file_path(source, "sub-0001", "brain"), np.where(rim, 0.4, 7e-15 + values), brain.affine)
     found = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "b", cohort=COHORT, settings=SETTINGS)
     assert found["brain_ml"] == expected["brain_ml"]
 
@@ -177,7 +177,7 @@ def test_a_mask_after_resampling_holds_what_is_above_one_half(source, tmp_path, 
 
 def broken(case, folder, patient, parts):
     """Break one file; return its path."""
-    path = path_of(folder, patient, {"far": "dscref", "mask": "brain"}.get(case, "cbf"))
+    path = layout.file_path(folder, patient, {"far": "dscref", "mask": "brain"}.get(case, "cbf"))
     image = parts["cbf"]
     values = np.array(image.dataobj)
     if case == "missing":
@@ -197,7 +197,7 @@ def broken(case, folder, patient, parts):
     elif case == "mask":
         image = parts["brain"]
         write_volume(path, np.asarray(image.dataobj), from_matvec(image.affine[:3, :3], [5000.0, 0, 0]))
-        path = path_of(folder, patient, "tof")  # there is no telling which of the two is wrong
+        path = layout.file_path(folder, patient, "tof")  # there is no telling which of the two is wrong
     return path
 
 
@@ -213,7 +213,7 @@ def test_a_bad_file_is_named_in_one_line_and_nothing_is_written(source, tmp_path
 
 
 def test_a_missing_map_is_found_before_any_work_starts(source, tmp_path):
-    path_of(source, "sub-0002", "ttp").unlink()
+    layout.file_path(source, "sub-0002", "ttp").unlink()
     with pytest.raises(nifti.CohortError, match="sub-0002"):
         preprocess.preprocess_cohort(source, tmp_path / "out", cohort=COHORT, settings=SETTINGS, jobs=1)
     assert not (tmp_path / "out").exists()
@@ -330,7 +330,7 @@ def install(folder, monkeypatch, script):
 
 
 def test_synthstrip_is_used_where_it_is_installed(source, tmp_path, monkeypatch):
-    given = path_of(source, "sub-0001", "brain").rename(tmp_path / "brain.nii.gz")
+    given = layout.file_path(source, "sub-0001", "brain").rename(tmp_path / "brain.nii.gz")
     install(tmp_path, monkeypatch, f'#!/bin/sh\n[ "$1 $3" = "-i -m" ] && cp {given} "$4"\n')
     quality = preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
     other = preprocess.preprocess_patient(source, "sub-0002", tmp_path / "out", cohort=COHORT, settings=SETTINGS)
@@ -372,7 +372,7 @@ def test_a_window_takes_the_place_of_bias_correction_and_registration(tmp_path, 
     folder, parts = tmp_path / "cohort", images(rng)
     known = {name: image for name, image in parts.items() if name not in ("ttp", "brain")}
     write(folder, "sub-0001", known)
-    layout.tof_path(folder, "sub-0001").rename(layout.input_path(folder, "sub-0001", "cta"))
+    layout.file_path(folder, "sub-0001", "tof").rename(layout.file_path(folder, "sub-0001", "cta"))
     cohort = dataclasses.replace(
         COHORT, maps=("tmax", "cbf", "cbv", "mtt"), input="cta", intensity=(200.0, 600.0), registration="none"
     )
@@ -399,8 +399,8 @@ def test_ct_is_never_given_to_a_tool_that_knows_magnetic_resonance(monkeypatch):
 
 
 def test_a_given_lesion_moves_with_the_maps(tmp_path, source):
-    lesion = layout.lesion_mask_path(source, "sub-0001")
-    tmax = nifti.read_volume(layout.map_path(source, "sub-0001", "tmax"))
+    lesion = layout.file_path(source, "sub-0001", "lesion")
+    tmax = nifti.read_volume(layout.file_path(source, "sub-0001", "tmax"))
     values = np.asarray(tmax.dataobj)
     write_volume(lesion, values > 1.6, tmax.affine)
     out = tmp_path / "out"

@@ -108,7 +108,7 @@ def model(finished, tmp_path_factory):
 
 
 def scan_of(source):
-    return layout.tof_path(source, "sub-0001"), layout.brain_mask_path(source, "sub-0001")
+    return layout.file_path(source, "sub-0001", "tof"), layout.file_path(source, "sub-0001", "brain")
 
 
 def test_originals_are_only_read(source, model, tmp_path):

@@ -56,15 +56,15 @@ def compare(folder: Path, done: Path, patient: str, *, method: str) -> dict[str,
     def volume(path: Path) -> np.ndarray:
         return nifti.read_volume(path).get_fdata(dtype=np.float32)
 
-    tof = nifti.read_volume(layout.tof_path(folder, patient))
+    tof = nifti.read_volume(layout.file_path(folder, patient, "tof"))
     brain = volume(layout.truth_path(folder, patient, "brain")) > 0
     found = json.loads((done / f"{patient}_qc.json").read_text(encoding="utf-8"))["tof_to_dsc_mm"]
     motion = json.loads(layout.truth_path(folder, patient, "motion").read_text(encoding="utf-8"))["tof_to_dsc_mm"]
     points = np.argwhere(brain)[::97] @ tof.affine[:3, :3].T + tof.affine[:3, 3]
-    paths = {"tof": layout.tof_path(folder, patient)}
+    paths = {"tof": layout.file_path(folder, patient, "tof")}
     stripped = strip_skull(tof, method=choose_method(method, paths), given=None, source=paths["tof"])
 
-    maps = {name: volume(layout.map_path(folder, patient, name)) for name in ("cbf", "cbv", "tmax")}
+    maps = {name: volume(layout.file_path(folder, patient, name)) for name in ("cbf", "cbv", "tmax")}
     truth = {
         name: volume(layout.truth_path(folder, patient, name)) for name in ("cbf", "cbv", "tmax", "delay", "supply")
     }

@@ -201,7 +201,7 @@ def _find_unused(folder: Path, patient: str, cohort: CohortProfile) -> Iterator[
     places = layout.file_paths(folder, patient, cohort)
     remedy = f"not used; a cohort's files have the names of data/README.md, its input is {cohort.input}"
     for parent in sorted({path.parent for path in places.values()}):
-        for path in sorted([*parent.glob("*.nii"), *parent.glob("*.nii.gz")]):
+        for path in nifti.list_images(parent):
             if path not in places.values():
                 yield Finding(path, "an image that no name asks for", remedy, fatal=False)
 

@@ -5,8 +5,7 @@ patients, is called again: links that exist stay.
 """
 
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +14,11 @@ from tof2perf.cohorts import layout
 from tof2perf.cohorts.participants import read_table
 from tof2perf.maps import MAPS
 from tof2perf.system.files import link, write_bytes, write_json, write_table
-from tof2perf.volumes.nifti import CohortError, find_absence, stem, with_ending_of
+from tof2perf.volumes.nifti import CohortError, find_absence, list_images, stem, with_ending_of
 
 # Roles by the ending of a name. The paper's folders held TOF and maps; the others are read if they are there.
 PAPER = {"TOF": "tof", **{name.upper(): name for name in MAPS}}
-PAPER |= {"CTA": "cta", "DSC": "series", "DSCREF": "reference", "BRAIN": "brain", "LESION": "lesion"}
+PAPER |= {"CTA": "cta", "DSC": "dsc", "DSCREF": "dscref", "BRAIN": "brain", "LESION": "lesion"}
 PAPER_NAME = re.compile(rf"(?P<id>.+?)(_ses-(?P<session>[A-Za-z0-9]+))?_(?P<role>{'|'.join(PAPER)})", re.IGNORECASE)
 ISLES_NAME = re.compile(
     r"sub-(?P<id>[A-Za-z0-9]+)_ses-0*(?P<session>\d+)_(?P<space>space-ncct_)?(?P<role>cta|tmax|cbf|cbv|mtt)",
@@ -45,8 +44,8 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
         CohortError: no file follows the naming, or two patients would get one name.
     """
     source = Path(source)
-    inside = {folder.name: folder for folder in sorted(source.glob("*")) if folder.is_dir() and _images(folder)}
-    folders = {cohort or source.resolve().name: source} if _images(source) else inside
+    inside = {folder.name: folder for folder in sorted(source.glob("*")) if folder.is_dir() and list_images(folder)}
+    folders = {cohort or source.resolve().name: source} if list_images(source) else inside
     if not folders:
         raise CohortError(f"{source}: no <id>_TOF.nii.gz here or one folder below; give the folder of the cohorts")
     remarks: dict[str, list[str]] = {}
@@ -54,7 +53,7 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
         found: Found = {}
         names: dict[str, str] = {}
         remarks[name] = []
-        for path in _images(folder):
+        for path in list_images(folder):
             match = PAPER_NAME.fullmatch(stem(path))
             if match is None:
                 remarks[name].append(f"{path.name}: no part of the paper's naming, not imported")
@@ -64,10 +63,7 @@ def import_paper_naming(source: Path, data: Path, *, cohort: str = "") -> dict[s
                 raise CohortError(f"{path}: '{match['id']}' and '{names[patient]}' both become {patient}; rename one")
             patient += f"_ses-{match['session']}" if match["session"] else ""
             remarks[name] += _take(found, patient, PAPER[match["role"].upper()], path)
-        target = Path(data) / name
-        remarks[name] += _link_all(found, target)
-        _describe(target, folder, name)
-        _list_patients(target, found, names, folder)
+        remarks[name] += _write_cohort(found, Path(data) / name, names=names, source=folder, name=name)
     return remarks
 
 
@@ -91,10 +87,10 @@ def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
     first: dict[str, int] = {}
     names: dict[str, str] = {}
     remarks: list[str] = []
-    matches = [(path, ISLES_NAME.fullmatch(stem(path))) for path in _images(Path(source), deep=True)]
+    matches = [(path, ISLES_NAME.fullmatch(stem(path))) for path in list_images(Path(source), "**/*.nii*")]
     known = [(path, match) for path, match in matches if match is not None]
-    for _, match in known:
-        first[match["id"]] = min(int(match["session"]), first.get(match["id"], sys.maxsize))
+    for _, match in sorted(known, key=lambda entry: int(entry[1]["session"])):
+        first.setdefault(match["id"], int(match["session"]))
     for path, match in known:
         patient, role = _label(match["id"]), match["role"].lower()
         raw = role == "cta" and not match["space"] and "derivatives" not in path.parts
@@ -104,10 +100,7 @@ def import_isles24(source: Path, data: Path) -> dict[str, list[str]]:
         remarks += _take(found, patient, role, path)
     if not found:
         raise CohortError(f"{source}: no sub-..._space-ncct_tmax.nii.gz below; give the folder of ISLES'24")
-    target = Path(data) / ISLES
-    remarks += _link_all(found, target)
-    _describe(target, Path(source), "ISLES'24")
-    _list_patients(target, found, names, Path(source))
+    remarks += _write_cohort(found, Path(data) / ISLES, names=names, source=Path(source), name="ISLES'24")
     return {ISLES: remarks}
 
 
@@ -121,12 +114,11 @@ def export_paper_naming(cohort: Path, target: Path) -> int:
     """
     patients = layout.list_patients(Path(cohort))
     for patient in patients:
-        paths = {"TOF": layout.tof_path(cohort, patient)}
-        paths |= {name.upper(): layout.map_path(cohort, patient, name) for name in MAPS}
-        for role, path in paths.items():
+        for role in ("tof", *MAPS):
+            path = layout.file_path(Path(cohort), patient, role)
             if path.is_file():
-                ending = path.name[path.name.index(".nii") :]
-                link(path, Path(target) / f"{patient.removeprefix('sub-')}_{role}{ending}")
+                place = Path(target) / f"{patient.removeprefix('sub-')}_{role.upper()}.nii.gz"
+                link(path, with_ending_of(place, path))
     description = Path(cohort) / "dataset_description.json"
     if description.is_file():
         write_bytes(Path(target) / description.name, description.read_bytes())
@@ -134,11 +126,6 @@ def export_paper_naming(cohort: Path, target: Path) -> int:
 
 
 # --- steps all importers share ----------------------------------------------------------------------------------------
-
-
-def _images(folder: Path, *, deep: bool = False) -> list[Path]:
-    found = folder.rglob("*.nii*") if deep else folder.glob("*.nii*")
-    return sorted(path for path in found if path.name.endswith((".nii", ".nii.gz")) and not path.is_dir())
 
 
 def _label(name: str) -> str:
@@ -154,39 +141,23 @@ def _take(found: Found, patient: str, role: str, path: Path) -> list[str]:
     return [] if kept == path else [f"{patient}: {path} is left out, {kept} has the same role"]
 
 
-def _link_all(found: Found, target: Path) -> list[str]:
-    places: Mapping[str, Callable[[Path, str], Path]] = {
-        "tof": layout.tof_path,
-        "cta": lambda folder, patient: layout.input_path(folder, patient, "cta"),
-        "series": layout.dsc_path,
-        "reference": layout.dscref_path,
-        "brain": layout.brain_mask_path,
-        "lesion": layout.lesion_mask_path,
-    }
-    remarks = []
+def _write_cohort(found: Found, target: Path, *, names: Mapping[str, str], source: Path, name: str) -> list[str]:
+    """Link images and sidecars, describe the cohort, list its patients; return who lacks something.
+
+    The source's own description is taken if it has one, which tells simulated from real. In ``participants.tsv``, rows
+    that are there stay (splits may have been added), new patients follow.
+    """
     for patient, roles in sorted(found.items()):
         for role, path in roles.items():
-            place = places[role](target, patient) if role in places else layout.map_path(target, patient, role)
-            link(path, with_ending_of(place, path))
-            sidecar = path.with_name(stem(path) + ".json")
-            if sidecar.is_file():
-                link(sidecar, place.with_name(stem(place) + ".json"))
-        if not roles.keys() & {"tof", "cta"}:
-            remarks.append(f"{patient}: no TOF or CTA where the maps are")
-    return remarks
-
-
-def _describe(target: Path, source: Path, name: str) -> None:
-    """The source's own description if it has one, which tells simulated from real; else a short one."""
+            place = with_ending_of(layout.file_path(target, patient, role), path)
+            link(path, place)
+            if (sidecar := layout.sidecar_path(path)).is_file():
+                link(sidecar, layout.sidecar_path(place))
     given = source / "dataset_description.json"
     if given.is_file():
         write_bytes(target / given.name, given.read_bytes())
     elif not (target / given.name).is_file():
         write_json(target / given.name, {"Name": name, "BIDSVersion": "1.10.0"})
-
-
-def _list_patients(target: Path, found: Found, names: Mapping[str, str], source: Path) -> None:
-    """Write ``participants.tsv``: rows that are there stay (splits may have been added), new patients follow."""
     people = list(dict.fromkeys(layout.subject(patient) for patient in sorted(found)))
     rows = pd.DataFrame({"participant_id": people, "source_id": [names[person] for person in people]})
     if (before := read_table(target)) is not None:
@@ -195,3 +166,5 @@ def _list_patients(target: Path, found: Found, names: Mapping[str, str], source:
         more["participant_id"] = more.participant_id.map(_label)
         rows = rows.merge(more.drop_duplicates("participant_id"), how="left", on="participant_id").fillna("")
     write_table(target / "participants.tsv", rows)
+    without = [patient for patient, roles in sorted(found.items()) if not roles.keys() & {"tof", "cta"}]
+    return [f"{patient}: no TOF or CTA where the maps are" for patient in without]

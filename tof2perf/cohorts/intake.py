@@ -136,7 +136,7 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
         _make_maps(files["dsc"], patient, target, cohort, reference="dscref" not in files)
     elif "dscref" not in files:
         _make_reference(files, patient, target, cohort)
-    tmax = nifti.read_volume(layout.map_path(target, patient, "tmax"))
+    tmax = nifti.read_volume(layout.file_path(target, patient, "tmax"))
     return float(np.count_nonzero(np.asarray(tmax.dataobj) > threshold_s) * space.voxel_ml(tmax))
 
 
@@ -178,10 +178,10 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
     analysis = cohort.perfusion or PerfusionProfile(method="bcsvd", aif="automatic", motion_correction=True)
     analysis = replace(analysis, aif="automatic")  # nobody has placed another
     protocol = read_protocol(series, cohort)
-    outputs = {name: layout.map_path(target, patient, name) for name in cohort.maps}
+    outputs = {name: layout.file_path(target, patient, name) for name in cohort.maps}
     if reference:
-        outputs["dscref"] = layout.dscref_path(target, patient)
-    key = layout.dscref_path(target, patient).with_name(f".{patient}_maps-made-from")
+        outputs["dscref"] = layout.file_path(target, patient, "dscref")
+    key = layout.file_path(target, patient, "dscref").with_name(f".{patient}_maps-made-from")
     digest = fingerprint(__name__, [series], list(outputs), asdict(analysis), *protocol)
     if is_made(key, digest, outputs.values()):
         return
@@ -221,7 +221,7 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
 
 
 def _make_reference(files: Mapping[str, Path], patient: str, target: Path, cohort: CohortProfile) -> None:
-    place = layout.dscref_path(target, patient)
+    place = layout.file_path(target, patient, "dscref")
     key = place.with_name(f".{patient}_dscref-made-from")
     maps = {name: files[name] for name in cohort.maps}
     sources = [files["dsc"]] if "dsc" in files else list(maps.values())

@@ -8,8 +8,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
-from tof2perf.volumes.nifti import Finding
+from tof2perf.volumes.nifti import Finding, list_images, stem
+
+PLACES = {  # role -> folder of the cohort, kind of data, suffix
+    "tof": ("", "anat", "acq-tof_angio"),
+    "dsc": ("", "perf", "dsc"),
+    "dscref": ("derivatives/dsc", "perf", "desc-ref_dscref"),
+    **{name: ("derivatives/dsc", "perf", name) for name in MAPS},
+    "brain": ("derivatives/masks", "anat", "desc-brain_mask"),
+    "lesion": ("derivatives/lesions", "perf", "desc-manual_mask"),
+}
 
 
 def list_patients(folder: Path) -> list[str]:
@@ -30,59 +40,28 @@ def subject(patient: str) -> str:
     return patient.partition("_")[0]
 
 
-def existing(path: Path) -> Path:
-    """Return the file, or the same without compression where only that exists; a broken link counts as a file."""
-    plain = path.with_name(path.name.removesuffix(".gz"))
-    return plain if not os.path.lexists(path) and os.path.lexists(plain) else path
-
-
-def _place(folder: Path, patient: str) -> Path:
-    return folder.joinpath(*patient.split("_"))
-
-
-def input_path(folder: Path, patient: str, modality: str = "tof") -> Path:
-    """The network's input: the native TOF-MRA, or ``sub-XXXX_<modality>`` for another.
+def file_path(folder: Path, patient: str, role: str) -> Path:
+    """Return where a file of a patient is, or else belongs; it may be uncompressed, or a broken link.
 
     A TOF may also be called ``sub-XXXX_angio`` where that is the patient's only angiogram.
+
+    Args:
+        folder: of the cohort.
+        patient: ``sub-XXXX`` or ``sub-XXXX_ses-YY``.
+        role: ``tof``, the native TOF-MRA, or the suffix of another input; ``dsc``, the series (x, y, z, time);
+            ``dscref``, the DSC reference volume that is co-registered with the TOF; a map, in physical units on the DSC
+            grid; ``brain``, a given mask on the TOF grid; ``lesion``, a manual mask of the hypoperfused lesion, on any
+            grid in the space of the maps.
     """
-    anat = _place(folder, patient) / "anat"
-    suffix = {"tof": "acq-tof_angio"}.get(modality, modality)
-    path = existing(anat / f"{patient}_{suffix}.nii.gz")
-    if modality == "tof" and not os.path.lexists(path):
-        found = sorted(anat.glob(f"{patient}*_angio.nii*"))
-        if len(found) == 1 and found[0].name in (f"{patient}_angio.nii", f"{patient}_angio.nii.gz"):
-            return found[0]
-    return path
-
-
-def tof_path(folder: Path, patient: str) -> Path:
-    """The native TOF-MRA."""
-    return input_path(folder, patient)
-
-
-def dsc_path(folder: Path, patient: str) -> Path:
-    """The DSC series (x, y, z, time)."""
-    return existing(_place(folder, patient) / "perf" / f"{patient}_dsc.nii.gz")
-
-
-def dscref_path(folder: Path, patient: str) -> Path:
-    """The DSC reference volume that is co-registered with the TOF."""
-    return existing(_place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_desc-ref_dscref.nii.gz")
-
-
-def map_path(folder: Path, patient: str, map_name: str) -> Path:
-    """One perfusion map in physical units on the DSC grid."""
-    return existing(_place(folder / "derivatives" / "dsc", patient) / "perf" / f"{patient}_{map_name}.nii.gz")
-
-
-def brain_mask_path(folder: Path, patient: str) -> Path:
-    """A given brain mask on the TOF grid (optional)."""
-    return existing(_place(folder / "derivatives" / "masks", patient) / "anat" / f"{patient}_desc-brain_mask.nii.gz")
-
-
-def lesion_mask_path(folder: Path, patient: str) -> Path:
-    """A manual mask of the hypoperfused lesion, on any grid in the space of the maps (optional)."""
-    return existing(_place(folder / "derivatives" / "lesions", patient) / "perf" / f"{patient}_desc-manual_mask.nii.gz")
+    base, kind, suffix = PLACES.get(role, ("", "anat", role))
+    path = folder.joinpath(base, *patient.split("_"), kind, f"{patient}_{suffix}.nii.gz")
+    if os.path.lexists(path):
+        return path
+    found = list_images(path.parent, f"{patient}*_angio.nii*") if role == "tof" else []
+    if [stem(image) for image in found] == [f"{patient}_angio"]:
+        return found[0]
+    plain = path.with_suffix("")
+    return plain if os.path.lexists(plain) else path
 
 
 def truth_path(folder: Path, patient: str, name: str) -> Path:
@@ -101,14 +80,8 @@ def file_paths(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, P
 
     Roles are ``tof`` (the input, whatever it is), the maps, ``dsc``, ``dscref``, ``brain`` and ``lesion``.
     """
-    return {
-        "tof": input_path(folder, patient, cohort.input),
-        **{name: map_path(folder, patient, name) for name in cohort.maps},
-        "dsc": dsc_path(folder, patient),
-        "dscref": dscref_path(folder, patient),
-        "brain": brain_mask_path(folder, patient),
-        "lesion": lesion_mask_path(folder, patient),
-    }
+    roles = (*cohort.maps, "dsc", "dscref", "brain", "lesion")
+    return {role: file_path(folder, patient, cohort.input if role == "tof" else role) for role in ("tof", *roles)}
 
 
 def find_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
@@ -116,9 +89,9 @@ def find_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, P
     return {role: path for role, path in file_paths(folder, patient, cohort).items() if os.path.lexists(path)}
 
 
-def sidecar_path(series: Path) -> Path:
-    """Where the times of a DSC series are given: ``sub-XXXX_dsc.json`` beside it."""
-    return series.with_name(series.name.partition(".")[0] + ".json")
+def sidecar_path(image: Path) -> Path:
+    """Where an image is described, the times of a DSC series for example: ``sub-XXXX_dsc.json`` beside it."""
+    return image.with_name(stem(image) + ".json")
 
 
 def read_sidecar(series: Path) -> dict[str, Any]:
@@ -140,5 +113,5 @@ def read_sidecar(series: Path) -> dict[str, Any]:
 
 def has_relative_maps(folder: Path, patient: str) -> bool:
     """Whether CBF and CBV of a patient are relative: made of a series without an arterial calibration."""
-    series, given = dsc_path(folder, patient), map_path(folder, patient, "tmax")
+    series, given = (file_path(folder, patient, role) for role in ("dsc", "tmax"))
     return series.is_file() and not given.is_file() and "ArterialCalibration" not in read_sidecar(series)

@@ -15,7 +15,7 @@ from nibabel import orientations
 from nibabel.affines import voxel_sizes
 
 from tof2perf.system.files import digest, write_json, write_text
-from tof2perf.volumes.nifti import in_mask, inspect, read_mask, stem, write_volume
+from tof2perf.volumes.nifti import in_mask, inspect, list_images, read_mask, stem, write_volume
 
 MASK, TMAX = "_mask.nii.gz", "_tmax.nii.gz"
 INSTRUCTIONS = """\
@@ -111,7 +111,7 @@ def collect_masks(folder: Path, key_path: Path) -> dict[tuple[str, str], np.ndar
     Raises:
         RatingError: masks that are missing, misnamed, on another grid or no masks, each by name; or no key.
     """
-    images = [path for path in sorted(Path(folder).glob("*")) if path.name.endswith((".nii", ".nii.gz"))]
+    images = list_images(Path(folder))
     if not images:
         return {}
     if not Path(key_path).is_file():

@@ -82,8 +82,8 @@ def write_descriptions(folder: Path, name: str, *, cohort: CohortProfile) -> Non
 def write_sidecars(folder: Path, patient: str, *, cohort: CohortProfile, phantom: PhantomProfile) -> None:
     """Write the JSON sidecars of a patient's TOF and DSC series."""
     for image, sidecar in (
-        (layout.tof_path(folder, patient), tof_sidecar(cohort, phantom)),
-        (layout.dsc_path(folder, patient), dsc_sidecar(cohort, phantom)),
+        (layout.file_path(folder, patient, "tof"), tof_sidecar(cohort, phantom)),
+        (layout.file_path(folder, patient, "dsc"), dsc_sidecar(cohort, phantom)),
     ):
         write_json(image.with_name(image.name.replace(".nii.gz", ".json")), sidecar)
 

@@ -119,12 +119,12 @@ def simulate_patient(
     series, reference, maps = scan_dsc(patient, cohort=cohort, phantom=phantom, rng=rng)
 
     tof_affine, dsc_affine = patient.grids(phantom)
-    write_volume(layout.tof_path(folder, name), tof, tof_affine)
-    write_volume(layout.dsc_path(folder, name), series, dsc_affine, repetition_time_s=cohort.repetition_time_s)
+    write_volume(layout.file_path(folder, name, "tof"), tof, tof_affine)
+    write_volume(layout.file_path(folder, name, "dsc"), series, dsc_affine, repetition_time_s=cohort.repetition_time_s)
     metadata.write_sidecars(folder, name, cohort=cohort, phantom=phantom)
-    write_volume(layout.dscref_path(folder, name), reference, dsc_affine)
+    write_volume(layout.file_path(folder, name, "dscref"), reference, dsc_affine)
     for key, values in maps.items():
-        write_volume(layout.map_path(folder, name, key), values, dsc_affine)
+        write_volume(layout.file_path(folder, name, key), values, dsc_affine)
     _write_truth(folder, name, patient, phantom)
 
     lesions = patient.disease.lesions

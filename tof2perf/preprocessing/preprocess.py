@@ -87,7 +87,7 @@ def preprocess_cohort(
         trained = patients[participants.split == "train"]
         record_inputs(
             out_folder,
-            {name: layout.input_path(cohort_folder, name, cohort.input) for name in trained},
+            {name: layout.file_path(cohort_folder, name, cohort.input) for name in trained},
             settings=settings,
             source=workspace.source(cohort_folder),
             intensity=cohort.intensity,

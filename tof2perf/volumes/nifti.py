@@ -129,6 +129,12 @@ def inspect(
     return (None if fatal else nib.Nifti1Image(data, affine)), findings
 
 
+def list_images(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return the images whose path in a folder matches a pattern, sorted."""
+    found = sorted(path for path in folder.glob(pattern) if path.name.endswith((".nii", ".nii.gz")))
+    return [path for path in found if not path.is_dir()]
+
+
 def stem(path: Path) -> str:
     """Return the name of an image without ``.nii`` or ``.nii.gz``."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
