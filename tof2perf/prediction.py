@@ -143,9 +143,10 @@ def predict(
             weights_digest = file_digest(model.folder / "generator.safetensors")
             facts["Weights"] = {"Model": model.folder.name, "SHA256": weights_digest}
             for name, volume in generate_maps(generator, values, prepared.mask, model.maps).items():
-                made[name] = f"{stem}_desc-generated_{name}.nii.gz"
+                entry, made[name] = MAPS[name], f"{stem}_desc-generated_{name}.nii.gz"
+                about = {"Description": f"{entry.label} generated from a TOF-MRA", "Units": entry.unit}
                 write_volume(parts / made[name], _onto_tof(volume, prepared, original), original.affine)
-                write_json(parts / f"{stem}_desc-generated_{name}.json", _map_facts(name) | facts)
+                write_json(parts / f"{stem}_desc-generated_{name}.json", about | {"Range": list(entry.bounds)} | facts)
             del generator  # a full-size one takes most of a gigabyte: never two at a time
             steps.update()
         steps.set_description("writing")
@@ -190,21 +191,14 @@ def find_models(weights: Path, *, cohort_name: str = "", maps: Sequence[str] = t
     raise PredictionError(f"{weights}: has no {cohort_name}_{missing[0]}; train it, or name the maps that you want")
 
 
-# --- is the input like the training data? ----------------------------------------------------------------------------
+# --- small parts -----------------------------------------------------------------------------------------------------
 
 
-def _doubts(record: dict[str, Any], method: str) -> list[str]:
-    found = []
+def _doubts(record: dict[str, Any], method: str) -> Iterator[str]:
     if record["source"].startswith("simulated"):
-        found.append(
-            "the weights learned from simulated patients: what they make of a real scan is a demonstration only"
-        )
+        yield "the weights learned from simulated patients: what they make of a real scan is a demonstration only"
     if record["skull_strip"] and method not in record["skull_strip"]:
-        found.append(f"the brain was found otherwise ({method}) than for training ({', '.join(record['skull_strip'])})")
-    return found
-
-
-# --- what is written -------------------------------------------------------------------------------------------------
+        yield f"the brain was found otherwise ({method}) than for training ({', '.join(record['skull_strip'])})"
 
 
 def _onto_tof(volume: np.ndarray, prepared: PreparedTof, original: nib.Nifti1Image) -> np.ndarray:
@@ -212,11 +206,6 @@ def _onto_tof(volume: np.ndarray, prepared: PreparedTof, original: nib.Nifti1Ima
     values, inside = space.resize_masked(volume, prepared.mask, prepared.brain.shape)
     back = ornt_transform(axcodes2ornt("RAS"), io_orientation(original.affine))
     return apply_orientation(np.where(inside & prepared.brain, values, np.float32(0)), back)
-
-
-def _map_facts(name: str) -> dict[str, Any]:
-    entry = get_map(name)
-    return {"Description": f"{entry.label} generated from a TOF-MRA", "Units": entry.unit, "Range": list(entry.bounds)}
 
 
 def _stem(path: Path) -> str:

@@ -117,7 +117,7 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
 def check_patient(folder: Path, patient: str, cohort: CohortProfile) -> Report:
     """Read all of one patient's images."""
     files = layout.find_files(folder, patient, cohort)
-    findings = [*intake.find_missing(folder, patient, cohort), *_find_unused(folder, patient, cohort)]
+    findings = [*layout.find_missing(folder, patient, cohort), *_find_unused(folder, patient, cohort)]
     from_series = not files.keys() & set(cohort.maps)
     images: dict[str, nib.Nifti1Image] = {}
     digests: dict[str, str] = {}

@@ -6,7 +6,7 @@ where none are given. The completed cohort is a BIDS folder like any other: prep
 
 import functools
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ def take_in(
     table = read_table(folder)
     patients = [name for name in listed_patients(folder, table) if name not in dropped]
     for patient in patients:
-        for finding in find_missing(folder, patient, cohort):
+        for finding in layout.find_missing(folder, patient, cohort):
             raise finding.error()
     keep = {layout.subject(patient) for patient in patients}
     for stale in [*target.glob("sub-*"), *target.glob("derivatives/*/sub-*")]:  # of patients who are gone
@@ -90,18 +90,6 @@ def take_in(
     for split in SPLITS:
         patients_in(target, split)
     return completed.set_index("participant_id")
-
-
-def find_missing(folder: Path, patient: str, cohort: CohortProfile) -> Iterator[Finding]:
-    """Report what a patient lacks: the input, maps (a DSC series stands in for all of them), the content of a file."""
-    places, files = layout.file_paths(folder, patient, cohort), layout.find_files(folder, patient, cohort)
-    if "tof" not in files:
-        yield Finding(places["tof"], f"{patient} has no {cohort.modality}", "provide it, or leave the patient out")
-    missing = [name for name in cohort.maps if name not in files]
-    if missing and ("dsc" not in files or len(missing) < len(cohort.maps)):
-        remedy = "provide it" if len(missing) == len(cohort.maps) else "provide it, or give a series and no maps"
-        yield Finding(places[missing[0]], f"{patient} has no {', '.join(missing)} map", remedy)
-    yield from filter(None, map(nifti.find_absence, files.values()))
 
 
 def complete_patient(folder: Path, patient: str, target: Path, *, cohort: CohortProfile, threshold_s: float) -> float:

@@ -5,12 +5,13 @@ A patient is ``sub-XXXX``, or ``sub-XXXX_ses-YY`` if there are several sessions:
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
-from tof2perf.volumes.nifti import Finding, list_images, stem
+from tof2perf.volumes.nifti import Finding, find_absence, list_images, stem
 
 PLACES = {  # role -> folder of the cohort, kind of data, suffix
     "tof": ("", "anat", "acq-tof_angio"),
@@ -87,6 +88,25 @@ def file_paths(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, P
 def find_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
     """Return the files that a patient has, compressed or not, by role as in :func:`file_paths`; links may be broken."""
     return {role: path for role, path in file_paths(folder, patient, cohort).items() if os.path.lexists(path)}
+
+
+def find_missing(folder: Path, patient: str, cohort: CohortProfile, *, completed: bool = False) -> Iterator[Finding]:
+    """Report what a patient lacks: the input, maps, the content of a file; in a completed cohort also the reference.
+
+    Before a cohort is completed, a DSC series stands in for all maps.
+    """
+    places, files = file_paths(folder, patient, cohort), find_files(folder, patient, cohort)
+    if completed:
+        files.pop("dsc", None)
+    missing = [name for name in cohort.maps if name not in files]
+    if "tof" not in files:
+        yield Finding(places["tof"], f"{patient} has no {cohort.modality}", "provide it, or leave the patient out")
+    if missing and ("dsc" not in files or len(missing) < len(cohort.maps)):
+        remedy = "provide it" if len(missing) == len(cohort.maps) else "provide it, or give a series and no maps"
+        yield Finding(places[missing[0]], f"{patient} has no {', '.join(missing)} map", remedy)
+    if completed and "dscref" not in files:
+        yield Finding(places["dscref"], f"{patient} has no reference volume", "provide it, or leave the patient out")
+    yield from filter(None, map(find_absence, files.values()))
 
 
 def sidecar_path(image: Path) -> Path:

@@ -117,21 +117,14 @@ def collect_masks(folder: Path, key_path: Path) -> dict[tuple[str, str], np.ndar
     if not Path(key_path).is_file():
         raise RatingError(f"{key_path}: missing, the masks in {folder} cannot be told apart; export the cases first")
     cases = json.loads(Path(key_path).read_text(encoding="utf-8"))["cases"]
-    given: dict[str, Path] = {}
-    problems = []
-    for path in images:
-        name = stem(path).removesuffix("_mask")
-        if name in cases and stem(path) == f"{name}_mask":
-            given[name] = path
-        else:
-            problems.append(f"{path.name} belongs to no case of this export")
-    masks = {}
+    returned, masks = {stem(path): path for path in images}, {}
+    expected = {f"{name}_mask" for name in cases}
+    problems = [f"{path.name} belongs to no case of this export" for path in images if stem(path) not in expected]
     for name, case in cases.items():
-        if name not in given:
-            problems.append(f"{name}{MASK} is missing")
-            continue
         try:
-            masks[case["participant_id"], case["kind"]] = _read_mask(given[name], case)
+            masks[case["participant_id"], case["kind"]] = _read_mask(returned[f"{name}_mask"], case)
+        except KeyError:
+            problems.append(f"{name}{MASK} is missing")
         except RatingError as error:
             problems.append(str(error))
     if problems:

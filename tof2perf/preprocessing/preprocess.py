@@ -142,10 +142,8 @@ def preprocess_patient(
         return {name: value for name, value in quality.items() if name not in ("participant_id", "tof_to_dsc_mm")}
 
     # The order of storage is settled once, here; from now on only world positions count.
-    readers = {"brain": nifti.read_mask, "lesion": nifti.read_mask}
-    images = {
-        name: nib.as_closest_canonical(readers.get(name, nifti.read_volume)(path)) for name, path in paths.items()
-    }
+    readers = dict.fromkeys(paths, nifti.read_volume) | dict.fromkeys(("brain", "lesion"), nifti.read_mask)
+    images = {name: nib.as_closest_canonical(readers[name](path)) for name, path in paths.items()}
     for finding in nifti.find_other_grids({name: images[name] for name in maps}, paths):
         raise finding.error()
     support = where_measured([np.asarray(images[name].dataobj) for name in maps])
@@ -167,7 +165,8 @@ def preprocess_patient(
         remedy = "check that both affines are in one scanner space"
         raise Finding(paths["dscref"], "cannot be aligned with the TOF", remedy).error() from None
     centre = apply_affine(tof.affine, np.argwhere(brain).mean(axis=0))
-    moved_mm, turned_deg = float(np.linalg.norm(apply_affine(motion, centre) - centre)), _angle_deg(motion)
+    moved_mm = float(np.linalg.norm(apply_affine(motion, centre) - centre))
+    turned_deg = float(np.degrees(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1))))
     if moved_mm > FARTHEST_MM or turned_deg > FARTHEST_DEG:
         message = f"aligned with the TOF by {moved_mm:.0f} mm and {turned_deg:.0f} degrees, as no head moves"
         raise Finding(paths["dscref"], message, "check both affines and the order of the axes").error()
@@ -227,9 +226,8 @@ def prepare_tof(
     corrected = correct_bias(tof, brain, mm=settings.n4_mm) if intensity == "n4" else tof
     values, mask = space.resize_masked(np.asarray(corrected.dataobj), brain, settings.shape)
     if not mask.any():
-        raise Finding(
-            Path(source), f"its brain is smaller than a voxel of {settings.shape}", "check its affine"
-        ).error()
+        message = f"its brain is smaller than a voxel of {settings.shape}"
+        raise Finding(Path(source), message, "check its affine").error()
     return PreparedTof(corrected, brain, values, mask, space.resized_affine(corrected, settings.shape))
 
 
@@ -273,21 +271,9 @@ def correct_bias(tof: nib.Nifti1Image, brain: np.ndarray, *, mm: float) -> nib.N
     return nib.Nifti1Image(values * np.exp(-space.resize(field, values.shape)), tof.affine)
 
 
-# --- small parts ------------------------------------------------------------------------------------------------------
-
-
-def _angle_deg(motion: np.ndarray) -> float:
-    return float(np.degrees(np.arccos(np.clip((np.trace(motion[:3, :3]) - 1) / 2, -1, 1))))
-
-
 def _require_files(folder: Path, patient: str, cohort: CohortProfile) -> dict[str, Path]:
     """Return a patient's files by role, masks where they are given; links are followed: errors name the original."""
-    places, files = layout.file_paths(folder, patient, cohort), layout.find_files(folder, patient, cohort)
-    files.pop("dsc", None)  # the maps are made of it already
-    for role in ("tof", *cohort.maps, "dscref"):
-        if role not in files:
-            what = {"tof": cohort.modality, "dscref": "reference volume"}.get(role, f"{role} map")
-            raise Finding(places[role], f"{patient} has no {what}", "provide it or drop the patient").error()
-    for finding in filter(None, map(nifti.find_absence, files.values())):
+    for finding in layout.find_missing(folder, patient, cohort, completed=True):
         raise finding.error()
-    return {role: path.resolve() for role, path in files.items()}
+    files = layout.find_files(folder, patient, cohort)
+    return {role: path.resolve() for role, path in files.items() if role != "dsc"}

@@ -111,9 +111,8 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["settings"] = PreprocessingProfile(
-            **(record["settings"] | {"shape": tuple(record["settings"]["shape"])})
-        )
+        settings = record["settings"]
+        record["settings"] = PreprocessingProfile(**settings | {"shape": tuple(settings["shape"])})
         if not isinstance(record["intensity"], str):
             record["intensity"] = tuple(record["intensity"])
         return {key: record[key] for key in ("run", "source", "settings", "intensity", "skull_strip", "ranges")}
@@ -136,8 +135,6 @@ def unlike(found: dict[str, float], record: dict[str, Any]) -> list[str]:
         kind, _, rest = name.partition("_")
         margin = max(RANGE_MARGIN * (high - low), VALUE_MARGIN[kind] * abs(high))
         if not low - margin <= found[name] <= high + margin:
-            detail = rest.split("_")[0].lstrip("p0")
-            sentences.append(
-                f"{WORDS[kind].format(detail)} is {found[name]:.4g}; in the training data {low:.4g} to {high:.4g}"
-            )
+            what = WORDS[kind].format(rest.split("_")[0].lstrip("p0"))
+            sentences.append(f"{what} is {found[name]:.4g}; in the training data {low:.4g} to {high:.4g}")
     return sentences

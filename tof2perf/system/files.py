@@ -127,7 +127,7 @@ def remove_drafts(paths: Iterable[Path], *, below: bool = False) -> None:
             found = path.parent.glob(f".{path.name}.*.part")
         else:
             found = path.rglob(".*.part") if below else path.glob(".*.part")
-        for draft in found:
+        for draft in list(found):
             shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 

@@ -221,38 +221,29 @@ def _find_position(path: Path, image: SpatialImage, affine: np.ndarray, orientat
     elif sizes.min() > VOXEL_MM[1]:
         message = f"voxels of {sizes.min():.4g} mm: its affine is in micrometres"
         yield Finding(path, message, "divide the affine by 1000")
-    distance, turned = form_distance_mm(image)
-    if turned:
-        yield Finding(path, "qform and sform disagree about left and right", "find out which is true, set both to it")
-    elif distance > FORMS_MM:
-        remedy = "find out which is true, set both to it"
-        yield Finding(path, f"qform and sform disagree by {distance:.0f} mm", remedy)
+    yield from _find_conflict(path, image)
 
 
-def form_distance_mm(image: SpatialImage) -> tuple[float, bool]:
-    """How far qform and sform disagree: largest distance of a corner in mm, and whether left and right differ.
-
-    Returns:
-        0 and False where only one is set: then there is nothing to contradict it.
-    """
-    header = image.header
-    if not isinstance(header, nib.Nifti1Header):
-        return 0.0, False
-    (qform, qcode), (sform, scode) = header.get_qform(coded=True), header.get_sform(coded=True)
+def _find_conflict(path: Path, image: SpatialImage) -> Iterator[Finding]:
+    """Report qform and sform that disagree; where only one is set, there is nothing to contradict it."""
+    if not isinstance(image.header, nib.Nifti1Header):
+        return
+    (qform, qcode), (sform, scode) = image.header.get_qform(coded=True), image.header.get_sform(coded=True)
     if not (qcode and scode) or qform is None:
-        return 0.0, False
-    corners = np.stack(np.meshgrid(*[(0, size - 1) for size in image.shape[:3]]), axis=-1).reshape(-1, 3)
+        return
+    corners = np.argwhere(np.ones((2, 2, 2))) * np.subtract(image.shape[:3], 1)
     distance = np.linalg.norm(apply_affine(qform, corners) - apply_affine(sform, corners), axis=1).max()
     turned = np.linalg.det(qform[:3, :3]) * np.linalg.det(sform[:3, :3]) < 0
-    return float(distance), bool(turned)
+    if turned or distance > FORMS_MM:
+        how = "about left and right" if turned else f"by {distance:.0f} mm"
+        yield Finding(path, f"qform and sform disagree {how}", "find out which is true, set both to it")
 
 
 def _has_no_orientation(image: SpatialImage) -> bool:
     """Whether a NIfTI has neither qform nor sform, or the format (Analyze) knows none."""
-    header = image.header
-    if isinstance(header, nib.Nifti1Header):
-        return not (int(header["qform_code"]) or int(header["sform_code"]))
-    return isinstance(header, AnalyzeHeader)
+    if isinstance(image.header, nib.Nifti1Header):
+        return not (int(image.header["qform_code"]) or int(image.header["sform_code"]))
+    return isinstance(image.header, AnalyzeHeader)
 
 
 def _stated_affine(image: SpatialImage, orientation: str) -> np.ndarray:
