@@ -17,9 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("tof", type=Path, metavar="TOF", help="NIfTI volume, .nii or .nii.gz; it is only read")
     one.add_argument("--weights", type=Path, required=True, metavar="DIR", help="one model, or results/<run>/models")
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the maps")
-    one.add_argument("--cohort", default="", help="whose models, where DIR holds those of several cohorts")
+    models = "whose models, where DIR holds those of several cohorts"
+    one.add_argument("--cohort", dest="cohort_name", default="", metavar="COHORT", help=models)
     one.add_argument("--maps", nargs="+", default=list(MAPS), choices=MAPS, metavar="MAP", help=f"of {', '.join(MAPS)}")
-    one.add_argument("--brain", type=Path, metavar="MASK", help="brain mask; without it the skull is stripped")
+    brain = "brain mask; without it the skull is stripped"
+    one.add_argument("--brain", dest="brain_mask", type=Path, metavar="MASK", help=brain)
     axes = "where the axes point (right, anterior, superior: RAS), if the header does not say it"
     one.add_argument("--orientation", default="", metavar="RAS", help=axes)
     one.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps", "auto"), help="where to compute")
@@ -49,16 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from tof2perf.prediction import RESEARCH_USE, predict  # torch takes seconds to load; --help needs none of it
 
-    made = predict(
-        options.tof,
-        options.weights,
-        options.out,
-        cohort_name=options.cohort,
-        maps=options.maps,
-        brain_mask=options.brain,
-        orientation=options.orientation,
-        device=options.device,
-    )
+    made = predict(**{name: value for name, value in vars(options).items() if name != "command"})
     print(*made.paths.values(), sep="\n")
     print(f"Weights: {made.label}. {RESEARCH_USE}")
     return 0

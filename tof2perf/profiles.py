@@ -68,7 +68,7 @@ class CohortProfile:
     input: str = "tof"  # tof, or the suffix of another input's file: cta is sub-X_cta.nii.gz
     intensity: str | tuple[float, float] = "n4"  # n4 and the brain's median, or a window
     measured_with: str = "DSC"  # what gave the maps, as printed
-    registration: str = "rigid"  # rigid, or none: the maps lie in the input's space already
+    registration: Literal["rigid", "none"] = "rigid"  # none: the maps lie in the input's space already
     maps: tuple[str, ...] = tuple(MAPS)
     repetition_time_s: float | None = None
     echo_time_s: float | None = None
@@ -138,7 +138,9 @@ class PreprocessingProfile:
     """Skull stripping, bias correction, co-registration and the grid of the network."""
 
     shape: tuple[int, int, int]
-    skull_strip: str  # auto (SynthStrip if installed, else deepbet), or one of them, or given
+    skull_strip: Literal[
+        "auto", "given", "synthstrip", "deepbet", "maps"
+    ]  # auto: SynthStrip if installed, else deepbet
     n4_mm: float  # voxel size at which the bias field is estimated
     registration_mm: float  # voxel size at which head motion is estimated
 
@@ -301,8 +303,6 @@ def _find_faults(profile: Profile) -> Iterator[str]:
             yield f"{where}: a simulated cohort has a TOF and all maps; leave out input and maps, or disease"
         if window != "n4" and (isinstance(window, str) or not window[0] < window[1]):
             yield f"{where}, intensity: expected n4 or a window [low, high], found {window!r}"
-        if cohort.registration not in ("rigid", "none"):
-            yield f"{where}, registration: expected rigid or none, found '{cohort.registration}'"
         if min(cohort.train, cohort.validation, cohort.test) < 1:
             yield f"{where}: train, validation and test must each be at least 1"
         if name not in profile.epochs:
@@ -311,9 +311,8 @@ def _find_faults(profile: Profile) -> Iterator[str]:
             yield f"evaluation, deficit_threshold_s has no entry for cohort '{name}'; add one"
         if profile.together and set(cohort.maps) != set(MAPS):
             yield f"{where}: together needs all of {', '.join(MAPS)}; take it out, or the cohort"
-        if parent is not None and (
-            parent not in profile.cohorts or parent == name or parent in profile.initialise_from
-        ):
+        from_scratch = profile.cohorts.keys() - profile.initialise_from.keys() - {name}
+        if parent is not None and parent not in from_scratch:
             yield f"initialise_from, {name}: '{parent}' must be another cohort that starts from scratch"
         elif parent is not None and not set(cohort.maps) <= set(profile.cohorts[parent].maps):
             yield f"initialise_from, {name}: '{parent}' lacks some of its maps"
@@ -341,9 +340,8 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
         return {str(key): _build(arguments[1], entry, f"{where}, {key}") for key, entry in value.items()}
     if origin is tuple:
         length = None if arguments[-1] is Ellipsis else len(arguments)
-        _expect(
-            isinstance(value, list) and length in (None, len(value)), where, f"a list of {length or 'values'}", value
-        )
+        fits = isinstance(value, list) and length in (None, len(value))
+        _expect(fits, where, f"a list of {length or 'values'}", value)
         kinds = [arguments[0]] * len(value) if length is None else arguments
         return tuple(_build(part, entry, where) for part, entry in zip(kinds, value, strict=True))
     if origin in (typing.Union, types.UnionType):

@@ -236,12 +236,6 @@ def test_a_motion_that_no_head_makes_is_refused(source, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_skull_strip_names_the_known_ones(source, tmp_path):
-    settings = dataclasses.replace(SETTINGS, skull_strip="bet2")
-    with pytest.raises(nifti.CohortError, match=r"bet2.*synthstrip"):
-        preprocess.preprocess_patient(source, "sub-0001", tmp_path / "out", cohort=COHORT, settings=settings)
-
-
 # --- the cohort ------------------------------------------------------------------------------------------------------
 
 

@@ -116,8 +116,8 @@ def preprocess_patient(
             divided by the median inside the brain; a window (low, high), for inputs with a unit such as CT, is mapped
             linearly onto the range that the network sees. ``registration``: ``rigid``, or ``none`` where the maps lie
             in the input's space already.
-        settings: ``shape`` of the grid; ``skull_strip``, one of ``skullstrip.METHODS``; ``n4_mm`` and
-            ``registration_mm``, the voxel sizes at which bias field and head motion are estimated.
+        settings: ``shape`` of the grid; ``skull_strip``, see :func:`tof2perf.preprocessing.skullstrip.choose_method`;
+            ``n4_mm`` and ``registration_mm``, the voxel sizes at which bias field and head motion are estimated.
 
     Returns:
         Method used (``skull_strip``); ``brain_ml`` in the TOF; motion between TOF and DSC (``rotation_deg``, and
