@@ -30,10 +30,6 @@ class Workspace(Run):
         """Every model of this run as (cohort, map)."""
         return [(cohort, name) for cohort in self.cohorts(known) for name in known[cohort].maps]
 
-    def has(self, cohort: str) -> bool:
-        """Whether the user's folder, or the simulation, holds a cohort."""
-        return self.cohort(cohort).is_dir()
-
     def intake(self, cohort: str) -> Path:
         """Folder in which a cohort of the user's is completed: links to what is given, and what had to be made."""
         return Path(self.root) / "data" / "intake" / self.name / cohort

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from tof2perf.cohorts.participants import SPLITS
 from tof2perf.cohorts.splits import stratified_split
@@ -13,7 +11,7 @@ from tof2perf.phantom import metadata
 from tof2perf.phantom.patient import patient_seed, simulate_patient
 from tof2perf.profiles import CohortProfile, PhantomProfile
 from tof2perf.system.files import write_table
-from tof2perf.system.workers import tied
+from tof2perf.system.workers import side_by_side
 
 SPLIT_STREAM = 0x5EED5  # a seed that no patient uses: larger than any patient's number
 
@@ -37,14 +35,12 @@ def simulate_cohort(
     counts = {split: getattr(cohort, split) for split in SPLITS}
     names = [f"sub-{number:04d}" for number in range(1, sum(counts.values()) + 1)]
     metadata.write_descriptions(folder, name, cohort=cohort)
-    pool = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())
-    work = pool(
-        joblib.delayed(simulate_patient)(
-            folder, patient, cohort=cohort, phantom=phantom, seed=patient_seed(seed, name, number)
-        )
-        for number, patient in enumerate(names)
-    )
-    frame = pd.DataFrame(tqdm(work, total=len(names), desc=f"simulate {name}", unit="patient"))
+
+    def simulate(number: int) -> dict:
+        stream = patient_seed(seed, name, number)
+        return simulate_patient(folder, names[number], cohort=cohort, phantom=phantom, seed=stream)
+
+    frame = pd.DataFrame(side_by_side(simulate, range(len(names)), title=f"simulate {name}", jobs=jobs))
     # By site, or a small test split would now and then hold mostly sites that training has hardly seen.
     rng = np.random.default_rng(patient_seed(seed, name, SPLIT_STREAM))
     frame.insert(0, "split", stratified_split(frame.occlusion_site, counts, rng=rng))

@@ -10,9 +10,7 @@ because a measured Tmax is not the true one. Only the evaluation of predictor ``
 import dataclasses
 from pathlib import Path
 
-import joblib
 import numpy as np
-from tqdm.auto import tqdm
 
 from tof2perf.cohorts.participants import patients_in, read_participants
 from tof2perf.phantom.bolus import average_bolus
@@ -27,7 +25,7 @@ from tof2perf.phantom.patient import (
     scan_dsc,
 )
 from tof2perf.profiles import CohortProfile, DiseaseProfile, PhantomProfile
-from tof2perf.system.workers import tied
+from tof2perf.system.workers import side_by_side
 from tof2perf.volumes.nifti import write_volume
 
 
@@ -102,7 +100,5 @@ def write_oracles(
         for key, values in maps.items():
             write_volume(target / f"{patient}_{key}.nii.gz", values, affine)
 
-    pool = joblib.Parallel(n_jobs=jobs, return_as="generator", **tied())
-    work = pool(joblib.delayed(write)(patient) for patient in patients)
-    list(tqdm(work, total=len(patients), desc=f"oracle {name}", unit="patient"))
+    side_by_side(write, patients, title=f"oracle {name}", jobs=jobs)
     return patients

@@ -59,7 +59,7 @@ def side_by_side(work: Callable, items: Collection, *, title: str, jobs: int | N
     """Return ``work(item)`` for each item, computed in processes of one thread each; one bar shows the progress.
 
     Args:
-        work: a function that can be pickled.
+        work: a function; joblib takes closures and partial functions as well.
         items: in the order of the results.
         title: of the bar.
         jobs: number of processes; all available cores by default.
