@@ -80,10 +80,9 @@ def check_cohort(folder: Path, name: str, cohort: CohortProfile, *, jobs: int | 
         where = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
         return Problem(name, patient, where, finding.problem, finding.remedy, finding.fatal)
 
-    try:
-        table = read_table(folder)
-    except CohortError:
-        return [problem("all", finding) for finding in _caught(read_table, folder)]
+    if unreadable := [problem("all", finding) for finding in _caught(read_table, folder)]:
+        return unreadable
+    table = read_table(folder)
     patients = listed_patients(folder, table)
     problems = [problem(*found) for found in _check_table(folder, table, patients)]
     work = functools.partial(check_patient, folder, cohort=cohort)
