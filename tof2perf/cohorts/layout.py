@@ -27,11 +27,9 @@ def list_patients(folder: Path) -> list[str]:
     """Return all patients that have a folder, in or beside the derivatives, one entry a session."""
     found = set()
     for base in (folder, *(folder / "derivatives").glob("*")):
-        for person in base.glob("sub-*"):
+        for person in filter(Path.is_dir, base.glob("sub-*")):
             sessions = [entry.name for entry in person.glob("ses-*") if entry.is_dir()]
-            found |= {f"{person.name}_{session}" for session in sessions} or (
-                {person.name} if person.is_dir() else set()
-            )
+            found |= {f"{person.name}_{session}" for session in sessions} or {person.name}
     # A person whose images lie in sessions has no others, whatever empty folders there are.
     return sorted(name for name in found if "_" in name or not any(other.startswith(f"{name}_") for other in found))
 

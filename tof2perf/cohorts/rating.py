@@ -91,9 +91,8 @@ def export_cases(
             "affine": np.asarray(case.affine, dtype=float).tolist(),
         }
     names = sorted(key)
-    write_text(
-        Path(folder) / "README.txt", INSTRUCTIONS.format(threshold=threshold_s, returned=returned, count=len(names))
-    )
+    text = INSTRUCTIONS.format(threshold=threshold_s, returned=returned, count=len(names))
+    write_text(Path(folder) / "README.txt", text)
     write_json(Path(key_path), {"threshold_s": threshold_s, "cases": {name: key[name] for name in names}})
     return names
 

@@ -61,9 +61,8 @@ def strata(table: pd.DataFrame | None, patients: Collection[str], late_ml: Mappi
     people = list(dict.fromkeys(layout.subject(patient) for patient in patients))
     columns = [name for name in STRATA if table is not None and name in table]
     if table is not None and columns:
-        rows = (
-            table.assign(person=table.participant_id.map(layout.subject)).drop_duplicates("person").set_index("person")
-        )
+        rows = table.set_index(table.participant_id.map(layout.subject))
+        rows = rows[~rows.index.duplicated()]
         return {person: " ".join(rows.loc[person, columns]) for person in people}
     largest = {person: max(late_ml[name] for name in patients if layout.subject(name) == person) for person in people}
     order = sorted(people, key=lambda person: (largest[person], person))

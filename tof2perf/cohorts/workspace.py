@@ -123,14 +123,11 @@ def source(folder: Path) -> str:
         CohortError: there is no such cohort, or its description is unreadable.
     """
     path = folder / "dataset_description.json"
+    if not path.is_file() and not looks_like_cohort(folder):
+        raise Finding(path, "missing", "simulate the cohort first or give DATA=FOLDER with BIDS cohorts").error()
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         generators = [entry.get("Name") for entry in description.get("GeneratedBy", [])]
-    except FileNotFoundError:
-        if not looks_like_cohort(folder):
-            remedy = "simulate the cohort first or give DATA=FOLDER with BIDS cohorts"
-            raise Finding(path, "missing", remedy).error() from None
-        description, generators = {}, []
     except (ValueError, AttributeError) as error:
         raise Finding(path, f"not valid JSON ({error})", "repair or restore the file").error() from None
     if "tof2perf.phantom" in generators:

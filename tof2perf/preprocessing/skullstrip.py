@@ -90,9 +90,8 @@ def _synthstrip(tof: nib.Nifti1Image, source: Path | str) -> np.ndarray:
             return resample(read_mask(mask), tof) > 0.5
         except (OSError, subprocess.CalledProcessError, CohortError) as error:
             reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-            raise CohortError(
-                f"{source}: mri_synthstrip failed ({reason}); repair it or set skull_strip to deepbet in the profile"
-            ) from None
+            remedy = "repair it or set skull_strip to deepbet in the profile"
+            raise CohortError(f"{source}: mri_synthstrip failed ({reason}); {remedy}") from None
 
 
 def _deepbet(tof: nib.Nifti1Image) -> np.ndarray:
