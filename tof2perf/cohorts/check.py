@@ -7,7 +7,7 @@ prints one table. An error makes a patient unusable, or the whole cohort; a note
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,9 @@ from tof2perf.volumes.nifti import CohortError, Finding, in_mask
 SMALLEST_OVERLAP = 0.5  # of the input's field of view must lie in that of the maps, as preprocessing asks of the brain
 ON_HEAD = 0.7  # of a brain mask must lie on the head, of a lesion on the maps (assumption)
 MASKS = ("brain", "lesion")
+
+Files = dict[str, Path]  # of one patient, by role; images likewise
+Images = dict[str, nib.Nifti1Image]
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def check_patient(folder: Path, patient: str, cohort: CohortProfile) -> Report:
     files = layout.find_files(folder, patient, cohort)
     findings = [*layout.find_missing(folder, patient, cohort), *_find_unused(folder, patient, cohort)]
     from_series = not files.keys() & set(cohort.maps)
-    images: dict[str, nib.Nifti1Image] = {}
+    images: Images = {}
     digests: dict[str, str] = {}
     for role, path in files.items():
         if role == "dsc" and not from_series and "dscref" in files:
@@ -157,9 +160,7 @@ def _check_series(path: Path, series: nib.Nifti1Image, cohort: CohortProfile) ->
         yield Finding(path, f"frames left out: {frames}", "look at them; nothing need be done", fatal=False)
 
 
-def _check_positions(
-    files: Mapping[str, Path], images: Mapping[str, nib.Nifti1Image], maps: Mapping[str, nib.Nifti1Image]
-) -> Iterator[Finding]:
+def _check_positions(files: Files, images: Images, maps: Images) -> Iterator[Finding]:
     """Report maps, reference and series not in the scanner space of the input, or stored from another side."""
     if (tof := images.get("tof")) is None:
         return
@@ -175,9 +176,7 @@ def _check_positions(
             yield Finding(files[role], message, remedy, fatal=False)
 
 
-def _check_masks(
-    files: Mapping[str, Path], images: Mapping[str, nib.Nifti1Image], maps: Mapping[str, nib.Nifti1Image]
-) -> Iterator[Finding]:
+def _check_masks(files: Files, images: Images, maps: Images) -> Iterator[Finding]:
     if "brain" in images and "tof" in images:
         tof, brain, inside = images["tof"], images["brain"], in_mask(images["brain"])
         if not inside.any():
