@@ -240,6 +240,8 @@ def test_a_folder_is_free_again_after_a_run_that_failed(tmp_path):
     with pytest.raises(RuntimeError), locked(tmp_path):
         raise RuntimeError
     (tmp_path / ".a.nii.gz.x.part").write_text("half")
+    (tmp_path / ".maps.x.part").mkdir()
+    (tmp_path / ".maps.x.part" / "a.nii.gz").write_text("one of many")
     with locked(tmp_path):
         assert not any(tmp_path.iterdir())
         with pytest.raises(WriteError, match="another run"), locked(tmp_path):
