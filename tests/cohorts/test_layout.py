@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tof2perf.cohorts import intake, layout, workspace
+from tof2perf.cohorts import layout, workspace
 from tof2perf.cohorts.participants import patients_in
 from tof2perf.maps import MAPS
 from tof2perf.profiles import CohortProfile
@@ -57,10 +57,12 @@ def test_the_label_says_simulated_only_for_the_phantom(tmp_path):
 
 
 def test_a_missing_map_is_named(tmp_path):
-    tof, maps = intake.find_missing(tmp_path, "sub-0001", CohortProfile(1, 1, 1))
+    tof, maps = layout.find_missing(tmp_path, "sub-0001", CohortProfile(1, 1, 1))
     assert tof.problem == "sub-0001 has no TOF"
     assert maps.problem == "sub-0001 has no tmax, cbf, cbv, mtt, ttp map"
     assert str(maps.error()).startswith(f"{layout.file_path(tmp_path, 'sub-0001', 'tmax')}: sub-0001 has no tmax")
+    *_, reference = layout.find_missing(tmp_path, "sub-0001", CohortProfile(1, 1, 1), completed=True)
+    assert reference.problem == "sub-0001 has no reference volume"
 
 
 def test_a_run_reads_its_generated_maps_and_the_clipped_maps_of_its_training_patients(tmp_path, rng):
