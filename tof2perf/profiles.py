@@ -189,14 +189,9 @@ class EvaluationProfile:
     minimum_ml: float
     bootstrap: int
 
-    def rules(self, cohort: str = "") -> dict[str, float]:
-        """Return the rules of :func:`tof2perf.metrics.lesions.segment`.
-
-        Args:
-            cohort: its threshold of the region in which maps are compared; the lesion threshold of the paper if empty.
-        """
-        threshold_s = self.deficit_threshold_s[cohort] if cohort else self.lesion_threshold_s
-        return {"threshold_s": threshold_s, "erosion_mm": self.erosion_mm, "minimum_ml": self.minimum_ml}
+    def rules(self) -> dict[str, float]:
+        """Return the rules of :func:`tof2perf.metrics.lesions.segment` with the paper's threshold."""
+        return {"threshold_s": self.lesion_threshold_s, "erosion_mm": self.erosion_mm, "minimum_ml": self.minimum_ml}
 
 
 @dataclass(frozen=True)
