@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from tof2perf import __version__
 from tof2perf.gan.devices import choose_device
 from tof2perf.gan.inference import generate_maps, load_generator
-from tof2perf.gan.weights import read_header
+from tof2perf.gan.weights import read_tensors
 from tof2perf.maps import MAPS, chosen_maps, get_map
 from tof2perf.preprocessing.preprocess import PreparedTof, prepare_tof, scale_input
 from tof2perf.preprocessing.skullstrip import choose_method
@@ -171,7 +171,8 @@ def find_models(weights: Path, *, cohort_name: str = "", maps: Sequence[str] = t
     if not weights.is_dir():
         raise PredictionError(f"{weights}: no such folder; give that of a model, or results/<run>/models")
     if (weights / "generator.safetensors").is_file():
-        made = [entry.name for entry in chosen_maps(read_header(weights / "generator.safetensors")["map"])]
+        _, header = read_tensors(weights / "generator.safetensors")
+        made = [entry.name for entry in chosen_maps(header["map"])]
         if chosen := tuple(name for name in maps if name in made):
             return [Model(weights, chosen)]
         raise PredictionError(f"{weights}: makes {', '.join(made)} alone; ask for it, or give another model")

@@ -1,17 +1,16 @@
-"""Devices of a training: one or several of this machine, their precision, and the way of the data to them."""
+"""Devices of a training: one or several of this machine, and their precision."""
 
 import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
-from torch import Tensor
 
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # profile -> Lightning Fabric
 
@@ -66,15 +65,6 @@ def _rank(rank: int, count: int, port: int, work: Callable[[], None]) -> None:
     work()
 
 
-def mean_over_processes(values: Tensor, fabric: Fabric) -> Tensor:
-    """Average values over all processes, each of which has an equal share of the batch."""
-    if fabric.world_size == 1:
-        return values
-    averaged = fabric.all_reduce(values, reduce_op="mean")
-    assert isinstance(averaged, Tensor)
-    return averaged
-
-
 def keep_freed_memory() -> None:
     """Let this process keep the memory it frees, because the next step needs the same again.
 
@@ -86,27 +76,3 @@ def keep_freed_memory() -> None:
         with contextlib.suppress(AttributeError):  # another C library than glibc
             ctypes.CDLL(None).mallopt(trim_threshold, -1)
             ctypes.CDLL(None).mallopt(mmap_max, 0)
-
-
-def on_device(
-    batches: Iterator[tuple[str, Tensor, Tensor]], device: torch.device
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Move batches to the device; a CUDA device receives the next one from pinned memory while it computes one."""
-    if device.type != "cuda":
-        for patients, tof, target in batches:
-            yield patients, tof.to(device), target.to(device)
-        return
-    copying = torch.cuda.Stream(device)
-    ahead = None
-    for patients, *volumes in batches:
-        with torch.cuda.stream(copying):
-            tof, target = (volume.pin_memory().to(device, non_blocking=True) for volume in volumes)
-        if ahead is not None:
-            yield ahead
-        # The computing stream waits for this copy, and the allocator learns that it uses the memory.
-        torch.cuda.current_stream(device).wait_stream(copying)
-        for volume in (tof, target):
-            volume.record_stream(torch.cuda.current_stream(device))
-        ahead = (patients, tof, target)
-    if ahead is not None:
-        yield ahead

@@ -57,7 +57,8 @@ class PairDataset:
     """All pairs of some patients, read once and kept in memory as float32 tensors (maps, x, y, z) in [-1, 1].
 
     The scaling comes from the fixed ranges of :mod:`tof2perf.maps`, never from the data, so no split can leak its
-    extremes into another. Indexing gives ``(tof, target)``; ``masks`` holds the brain masks, bool (1, x, y, z).
+    extremes into another. Indexing gives ``(tof, target)``; ``masks`` holds the brain masks, bool (1, x, y, z). The
+    first axis, x, runs left to right.
 
     Args:
         folder: preprocessed cohort.
@@ -65,7 +66,8 @@ class PairDataset:
         map_name: the target map; ``all`` stacks the five.
 
     Raises:
-        CohortError: no patients, a file missing or unreadable, or patients on grids of different shapes.
+        CohortError: no patients, a file missing or unreadable, patients on grids of different shapes, or another axis
+            than the first runs left to right.
     """
 
     def __init__(self, folder: Path, patients: Sequence[str], map_name: str) -> None:
@@ -77,7 +79,6 @@ class PairDataset:
         self.tofs: list[Tensor] = []
         self.targets: list[Tensor] = []
         self.masks: list[Tensor] = []
-        self.mirror_axes: list[int] = []  # axis of the (1, x, y, z) tensors that runs left to right
         for patient in self.patients:
             pairs = [load_pair(self.folder, patient, entry.name) for entry in maps]
             pair = pairs[0]
@@ -86,11 +87,16 @@ class PairDataset:
             self.tofs.append(normalise(torch.from_numpy(pair.tof), TOF_BOUNDS)[None])
             self.targets.append(torch.stack(scaled))
             self.masks.append(torch.from_numpy(pair.mask)[None])
-            self.mirror_axes.append(1 + left_right_axis(pair.affine))
+            path = preprocessed_path(self.folder, patient, "tof")
+            if axis := left_right_axis(pair.affine):
+                raise CohortError(
+                    f"{path}: axis {axis + 1} runs left to right, the networks need the first one to; preprocess the "
+                    "patient again"
+                )
             if self.tofs[-1].shape != self.tofs[0].shape:
                 raise CohortError(
-                    f"{preprocessed_path(self.folder, patient, 'tof')}: {pair.tof.shape} voxels, the first patient has "
-                    f"{tuple(self.tofs[0].shape[1:])}; preprocess the cohort on one grid"
+                    f"{path}: {pair.tof.shape} voxels, the first patient has {tuple(self.tofs[0].shape[1:])}; "
+                    "preprocess the cohort on one grid"
                 )
 
     def __len__(self) -> int:
@@ -100,50 +106,33 @@ class PairDataset:
         return self.tofs[index], self.targets[index]
 
     def mirrored(self, index: int) -> tuple[Tensor, Tensor]:
-        """Exchange left and right in a pair, along the array axis that runs left to right."""
-        axis = self.mirror_axes[index]
-        return self.tofs[index].flip(axis), self.targets[index].flip(axis)
+        """Exchange left and right in a pair."""
+        return self.tofs[index].flip(1), self.targets[index].flip(1)
 
     def batches(
-        self, generator: torch.Generator, *, flip: bool, size: int, rank: int = 0, processes: int = 1
-    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        self, generator: torch.Generator, *, flip: bool, size: int
+    ) -> Iterator[tuple[list[str], Tensor, Tensor]]:
         """Yield one epoch in batches; the last one is filled up with the first patients of the epoch.
 
         All random numbers are drawn before the first batch, so the generator's state between two epochs determines
-        the epochs to come. Several processes draw the same numbers and share every batch.
+        the epochs to come.
 
         Args:
-            generator: source of order and mirroring, the same in every process.
+            generator: source of order and mirroring.
             flip: mirror each pair with probability 1/2.
-            size: patients in a batch, a multiple of ``processes``.
-            rank: which of the processes this is, from 0.
-            processes: how many share a batch.
+            size: patients in a batch.
 
         Yields:
-            (names of the whole batch's patients, TOFs, targets), this process's share of the batch as tensors
-            (share, 1, x, y, z) and (share, maps, x, y, z).
+            (names of the patients, TOFs (batch, 1, x, y, z), targets (batch, maps, x, y, z)).
         """
         order = torch.randperm(len(self), generator=generator).tolist()
         coins = (torch.rand(len(self), generator=generator) < 0.5).tolist()
         drawn = itertools.cycle(zip(order, coins, strict=True))
         for _ in range(0, len(self), size):
             batch = list(itertools.islice(drawn, size))
-            share = [self.mirrored(index) if flip and coin else self[index] for index, coin in batch[rank::processes]]
-            tofs, targets = (torch.stack(volumes) for volumes in zip(*share, strict=True))
-            yield ", ".join(self.patients[index] for index, _ in batch), tofs, targets
-
-    def require_left_to_right(self) -> None:
-        """Check that the first axis of every volume runs left to right, which ``input: tof+mirror`` relies on.
-
-        Raises:
-            CohortError: another axis does.
-        """
-        for patient, axis in zip(self.patients, self.mirror_axes, strict=True):
-            if axis != 1:
-                raise CohortError(
-                    f"{preprocessed_path(self.folder, patient, 'tof')}: axis {axis} runs left to right, input "
-                    "'tof+mirror' needs the first one to; preprocess the patient again"
-                )
+            pairs = [self.mirrored(index) if flip and coin else self[index] for index, coin in batch]
+            tofs, targets = (torch.stack(volumes) for volumes in zip(*pairs, strict=True))
+            yield [self.patients[index] for index, _ in batch], tofs, targets
 
     def fingerprint(self) -> str:
         """Compute a digest of all patients and voxels; a checkpoint belongs to the data with its digest."""

@@ -1,13 +1,12 @@
 """One pix2pix GAN: both networks, their optimisers, and the step in which they learn from one batch."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from tof2perf.gan.devices import mean_over_processes
 from tof2perf.gan.losses import adversarial, l1, ssim
 from tof2perf.gan.networks import PatchDiscriminator, UNetGenerator
 from tof2perf.gan.weights import prefixed, under
@@ -62,7 +61,7 @@ class Pix2Pix:
             for group in optimiser.param_groups:
                 group["lr"] = rate * self.rates[name]
         tof, target = (volume.contiguous(memory_format=self.layout) for volume in (tof, target))
-        weights = self.training  # of the three terms of the generator's loss
+        training = self.training
         losses = {name: torch.zeros((), device=tof.device) for name in LOSSES}
 
         # Forward: once; both steps below use this volume.
@@ -71,23 +70,23 @@ class Pix2Pix:
         generated = generated.float()
 
         # Discriminator step: the generated volume is detached, so nothing reaches the generator.
-        if weights.adversarial_weight:
+        if training.adversarial_weight:
             self.discriminator.requires_grad_(True)
             losses["discriminator"] = self._update(
                 "discriminator", self._discriminator_loss(tof, target, generated.detach())
             )
 
         # Generator step: against the discriminator just updated, whose own weights need no gradient now.
-        if weights.adversarial_weight:
+        if training.adversarial_weight:
             self.discriminator.requires_grad_(False)
             losses["adversarial"] = adversarial(self._answers(tof, generated), real=True)
         losses["l1"] = l1(generated, target)
-        if weights.ssim_weight:
-            compared = generated.detach() if self.training.objective == "released" else generated
+        if training.ssim_weight:
+            compared = generated.detach() if training.objective == "released" else generated
             losses["ssim"] = 1.0 - ssim(compared, target, data_range=2.0)
-        total = weights.adversarial_weight * losses["adversarial"] + weights.l1_weight * losses["l1"]
-        losses["generator"] = self._update("generator", [total + weights.ssim_weight * losses["ssim"]])
-        values = mean_over_processes(torch.stack([losses[name].detach() for name in LOSSES]), self.fabric)
+        total = training.adversarial_weight * losses["adversarial"] + training.l1_weight * losses["l1"]
+        losses["generator"] = self._update("generator", [total + training.ssim_weight * losses["ssim"]])
+        values = self._mean_over_processes(torch.stack([losses[name].detach() for name in LOSSES]))
         return dict(zip(LOSSES, values.tolist(), strict=True))
 
     def weights(self) -> dict[str, Tensor]:
@@ -125,6 +124,7 @@ class Pix2Pix:
             yield 0.5 * adversarial(self._answers(tof, generated), real=False)
 
     def _answers(self, tof: Tensor, maps: Tensor) -> Tensor:
+        """Judge maps: the discriminator's logits for every patch, or their sigmoid if the objective is ``released``."""
         with self.fabric.autocast():
             logits = self.discriminator(tof, maps)
         return torch.sigmoid(logits.float()) if self.training.objective == "released" else logits.float()
@@ -140,7 +140,10 @@ class Pix2Pix:
             total = total + part.detach()
         for weight in getattr(self, name).parameters():
             if weight.grad is not None:
-                weight.grad = mean_over_processes(weight.grad, self.fabric)
+                weight.grad = self._mean_over_processes(weight.grad)
         self.optimisers[name].step()
         self.optimisers[name].zero_grad(set_to_none=True)
         return total
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        return cast(Tensor, self.fabric.all_reduce(values, reduce_op="mean"))

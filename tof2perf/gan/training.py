@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from tof2perf.cohorts.participants import patients_in
-from tof2perf.gan.devices import in_processes, keep_freed_memory, make_fabric, mean_over_processes, on_device
+from tof2perf.gan.devices import in_processes, keep_freed_memory, make_fabric
 from tof2perf.gan.losses import ssim
 from tof2perf.gan.networks import UNetGenerator
 from tof2perf.gan.pairs import PairDataset
@@ -95,7 +95,6 @@ def train(run: Run) -> pd.DataFrame:
         WriteError: another run works in the model folder, or the disk is full.
         ValueError: unknown map.
     """
-    chosen_maps(run.map_name)
     if run.training.devices == 1:
         return _train(run)
     try:
@@ -112,9 +111,6 @@ def _train(run: Run) -> pd.DataFrame:
     fabric.launch()
     pairs = PairDataset(run.folder, patients_in(run.folder, "train"), run.map_name)
     held_out = PairDataset(run.folder, patients_in(run.folder, "validation"), run.map_name)
-    if run.network.input == "tof+mirror":
-        pairs.require_left_to_right()
-        held_out.require_left_to_right()
     if fabric.device.type == "cpu" and pairs.tofs[0].numel() <= SMALL:
         keep_freed_memory()
     with locked(run.model_folder) if fabric.is_global_zero else contextlib.nullcontext():
@@ -150,7 +146,7 @@ def _run_epochs(run: Run, fabric: Fabric, pairs: PairDataset, held_out: PairData
     with bar, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for epoch in range(len(history) + 1, run.epochs + 1):
             row = _learn(run, epoch, model, pairs, order, bar)
-            row |= validate(model.generator, held_out, run.map_name, fabric=fabric)
+            row |= validate(model.generator, held_out, run.map_name, device=fabric.device)
             _check(run, row, f"epoch {epoch}, validation")
             history.append(row)
             if best_epoch(history, run.training.criterion) == epoch:
@@ -174,13 +170,12 @@ def _learn(
     """Take one step on every batch of an epoch; return the mean of every loss and the factor on the rates."""
     training, fabric = run.training, model.fabric
     rate = rate_factor(training.schedule, decay_from=training.decay_from, epoch=epoch, epochs=run.epochs)
-    shares = pairs.batches(
-        order, flip=training.flip, size=training.batch, rank=fabric.global_rank, processes=fabric.world_size
-    )
+    share = slice(fabric.global_rank, None, fabric.world_size)  # of each batch, for this process
     sums = dict.fromkeys(LOSSES, 0.0)
-    for patients, tof, target in on_device(shares, fabric.device):
+    for patients, *volumes in pairs.batches(order, flip=training.flip, size=training.batch):
+        tof, target = (volume[share].to(fabric.device) for volume in volumes)
         losses = model.step(tof, target, rate=rate)
-        _check(run, losses, f"epoch {epoch}, patient {patients}")
+        _check(run, losses, f"epoch {epoch}, patient {', '.join(patients)}")
         for name in LOSSES:
             sums[name] += losses[name]
         bar.set_postfix({name: f"{losses[name]:.3g}" for name in LOSSES}, refresh=False)
@@ -201,7 +196,7 @@ def _write_results(run: Run, config: dict[str, Any], history: pd.DataFrame, best
     run.checkpoint.unlink(missing_ok=True)
 
 
-def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, fabric: Fabric) -> dict[str, float]:
+def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, device: torch.device) -> dict[str, float]:
     """Measure the generator's error on held-out pairs, in eval mode and, like inference, in single precision.
 
     Returns:
@@ -214,15 +209,13 @@ def validate(generator: UNetGenerator, pairs: PairDataset, map_name: str, *, fab
     measured = torch.zeros(len(pairs), len(maps) + 1, dtype=torch.float64)  # errors of all maps as shares, SSIM
     generator.eval()
     with torch.no_grad():
-        for index in range(fabric.global_rank, len(pairs), fabric.world_size):
-            tof, target = (volume.to(fabric.device) for volume in pairs[index])
+        for index in range(len(pairs)):
+            tof, target = (volume.to(device) for volume in pairs[index])
             generated = generator(tof[None])[0]
-            mask = pairs.masks[index].to(fabric.device)[0]
+            mask = pairs.masks[index].to(device)[0]
             measured[index, :-1] = (generated - target)[:, mask].abs().mean(dim=1).cpu() / 2
             measured[index, -1] = ssim(generated[None], target[None], data_range=2.0).item()
     generator.train()
-    if fabric.world_size > 1:  # each process left zeros where the others measured
-        measured = mean_over_processes(measured.to(fabric.device), fabric).cpu() * fabric.world_size
     *shares, similarity = (math.fsum(column) / len(pairs) for column in measured.T.tolist())
     errors = [share * (entry.bounds[1] - entry.bounds[0]) for share, entry in zip(shares, maps, strict=True)]
     if len(maps) == 1:

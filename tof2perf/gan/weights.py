@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,36 +32,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     Raises:
         WeightsError: missing, truncated, altered or foreign file.
     """
-    with _opened(path) as file:
-        header = json.loads((file.metadata() or {})[HEADER])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    if header.pop("sha256", None) != _digest(tensors):
-        raise WeightsError(f"{path}: damaged (its content does not match its checksum)")
-    return tensors, header
-
-
-def read_header(path: Path) -> dict:
-    """Read the header alone, without checking the tensors.
-
-    Raises:
-        WeightsError: missing, damaged or foreign file.
-    """
-    with _opened(path) as file:
-        return json.loads((file.metadata() or {})[HEADER])
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise WeightsError(f"{path}: missing")
     try:
         with safe_open(path, framework="pt") as file:
-            yield file
+            header = json.loads((file.metadata() or {})[HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except KeyError:
         raise WeightsError(f"{path}: not written by this package") from None
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path}: damaged ({reason})") from None
+    if header.pop("sha256", None) != _digest(tensors):
+        raise WeightsError(f"{path}: damaged (its content does not match its checksum)")
+    return tensors, header
 
 
 def prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
