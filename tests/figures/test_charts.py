@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from helpers.cells import run_cells
 
-from tof2perf.figures import charts, panels
+from tof2perf.figures import panels
 from tof2perf.maps import MAPS
 from tof2perf.metrics.similarity import METRICS
 
@@ -18,7 +18,7 @@ def test_distributions_show_every_patient_of_every_model(rng):
         {"cohort": cohort, "map": name, "predictor": predictor, **dict.fromkeys(METRICS, rng.random())}
         for cohort in ("acute", "pegasus")
         for name in MAPS
-        for predictor in charts.COLOURS
+        for predictor in panels.PREDICTORS
         for _ in range(3)
     ]
     draw = run_cells("11-distributions", "chart")["distributions"]

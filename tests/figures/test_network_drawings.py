@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import torch
+from helpers.cells import run_cells
 
 from tof2perf.figures import networks, panels
 from tof2perf.gan.networks import PatchDiscriminator, UNetGenerator
@@ -35,6 +36,7 @@ def test_reading_layer_shapes_leaves_no_hook_behind():
 def test_a_drawing_of_a_network_shows_every_shape():
     axis = plt.figure().add_subplot(xlim=(0, 100), ylim=(0, 100))
     layers = [("input", (1, 32, 32, 16)), ("down 1", (8, 16, 16, 8))]
-    networks.draw_layers(axis, layers, [(20, 50), (60, 50)], colours=["0.5", panels.REAL])
+    draw_layers = run_cells("06-figure1", "drawing")["draw_layers"]
+    draw_layers(axis, layers, [(20, 50), (60, 50)], colours=["0.5", panels.REAL])
     assert [text.get_text() for text in axis.texts if text.get_text()] == ["1\n32×32×16", "8\n16×16×8"]
     assert len(axis.patches) == 6  # three faces a box

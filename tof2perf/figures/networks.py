@@ -1,13 +1,6 @@
-"""Drawings of networks: the output of each layer as a box, with arrows from box to box."""
+"""Layers of the networks and the shapes of their outputs, for drawings."""
 
-import math
-from collections.abc import Sequence
-
-import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.patches import Polygon
 from torch import Tensor, nn
 
 
@@ -47,57 +40,3 @@ def layer_shapes(network: nn.Module, *volumes: Tensor) -> list[tuple[str, tuple[
         for hook in hooks:
             hook.remove()
     return shapes
-
-
-def draw_layers(
-    axis: Axes,
-    layers: Sequence[tuple[str, tuple[int, ...]]],
-    places: Sequence[tuple[float, float]],
-    *,
-    colours: Sequence[str],
-    scale: float = 1.0,
-) -> None:
-    """Draw the output of each layer of a network as a box, with arrows from box to box.
-
-    A box's height and depth follow the number of voxels along the first and the last axis, its width the number of
-    channels, all on a logarithmic scale.
-
-    Args:
-        axis: with data coordinates in mm.
-        layers: (name, (channels, x, y, z)) in order, from :func:`layer_shapes`.
-        places: (x, y) of the middle of each box, mm.
-        colours: one a box.
-        scale: factor on the size of all boxes.
-    """
-    before = None
-    for (_, (channels, x, y, z)), (across, up), colour in zip(layers, places, colours, strict=True):
-        width = scale * (0.8 + 0.5 * math.log2(channels))
-        height, depth = (scale * (1.5 + 2.2 * math.log2(voxels)) for voxels in (x, z))
-        _cuboid(axis, across, up, (width, height, 0.35 * depth), colour=colour)
-        text = f"{channels}\n{x}×{y}×{z}"
-        axis.text(across, up - height / 2 - 0.6, text, fontsize=5, ha="center", va="top", linespacing=1.1)
-        if before is not None:
-            arrow(axis, before, (across - width / 2 - 0.2, up))
-        before = (across + width / 2 + 0.15 * depth, up)
-
-
-def arrow(
-    axis: Axes, start: tuple[float, float], end: tuple[float, float], *, colour: str = "black", dashed: bool = False
-) -> None:
-    """Draw an arrow between two points of a drawing."""
-    style = {"arrowstyle": "-|>,head_length=0.25,head_width=0.12", "color": colour, "linewidth": 0.6}
-    style |= {"linestyle": (0, (3, 2)) if dashed else "solid", "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", end, start, arrowprops=style, zorder=0.5)
-
-
-def _cuboid(axis: Axes, x: float, y: float, size: tuple[float, float, float], *, colour: str) -> None:
-    """Draw a box of width, height and depth whose front has its middle at (x, y)."""
-    (width, height, depth), base = size, np.array(to_rgb(colour))
-    left, right, low, high = x - width / 2, x + width / 2, y - height / 2, y + height / 2
-    faces = {
-        0.0: [(left, low), (right, low), (right, high), (left, high)],
-        0.5: [(left, high), (right, high), (right + depth, high + depth), (left + depth, high + depth)],
-        0.25: [(right, low), (right + depth, low + depth), (right + depth, high + depth), (right, high)],
-    }
-    for lighter, corners in faces.items():
-        axis.add_patch(Polygon(corners, facecolor=base + (1 - base) * lighter, edgecolor="black", linewidth=0.3))

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from nibabel import orientations
 
@@ -23,6 +24,9 @@ from tof2perf.system.files import write_bytes, write_json, write_text
 SINGLE_MM, DOUBLE_MM = 85.0, 180.0  # one and two columns of a journal
 INCH = 25.4
 REAL, GENERATED, BOTH = "#56B4E9", "#E69F00", "#FFFFFF"  # Okabe and Ito's blue and orange, safe for the colour-blind
+# Predictors in charts; grey is for the mean map, which never looks at the patient.
+PREDICTORS = {"gan": GENERATED, "mean-map": "0.6", "oracle": "#009E73"}
+MARKERS = {"gan": "o", "mean-map": "s", "oracle": "^"}
 TAGS = {"simulated": ("SIMULATED", GENERATED), "own data": ("OWN DATA", REAL)}  # by how the source begins
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so every machine sets the same text
@@ -60,6 +64,7 @@ class AxialView:
 
     Attributes:
         size_mm: width and height of every picture of this patient.
+        extent: left, right, lower and upper edge of a picture, mm from its middle.
 
     Raises:
         ValueError: an empty brain mask.
@@ -76,6 +81,8 @@ class AxialView:
         self._voxel_mm = np.array([voxel_mm[list(self._turn[:, 0]).index(axis)] for axis in range(3)])
         self._box = tuple(self._extent(axis, margin_mm) for axis in range(2))
         self.size_mm = tuple((self._box[axis].stop - self._box[axis].start) * self._voxel_mm[axis] for axis in range(2))
+        width, height = self.size_mm
+        self.extent = (-width / 2, width / 2, height / 2, -height / 2)
 
     def section(self, volume: np.ndarray, index: int) -> np.ma.MaskedArray:
         """Cut one slice: rows from front to back, columns from the patient's right to left."""
@@ -95,10 +102,10 @@ class AxialView:
         inside = np.flatnonzero(self._mask.any(axis=(0, 1)))
         return round(inside[0] + fraction * (inside[-1] - inside[0]))
 
-    def widest(self, lesion: np.ndarray, *, otherwise: float = 0.6) -> int:
-        """Return the slice in which a lesion is largest; without one that at ``otherwise`` of the brain's height."""
+    def widest(self, lesion: np.ndarray) -> int:
+        """Return the slice in which a lesion is largest; without one that at 0.6 of the brain's height."""
         area = np.count_nonzero(self._turned(lesion), axis=(0, 1))
-        return int(area.argmax()) if area.any() else self.level(otherwise)
+        return int(area.argmax()) if area.any() else self.level(0.6)
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions of a picture's columns and rows, mm from its middle."""
@@ -180,7 +187,8 @@ def image_grid(
 def show(axis: Axes, view: AxialView, picture: np.ma.MaskedArray, *, colours: str, limits: tuple[float, float]) -> None:
     """Draw a picture into a frame with its middle in the frame's middle and mark the patient's sides."""
     palette = plt.get_cmap(colours).with_extremes(bad="black")
-    _draw(axis, view, picture.filled(np.nan), cmap=palette, vmin=limits[0], vmax=limits[1])
+    style: dict[str, Any] = {"extent": view.extent, "interpolation": "nearest", "aspect": "auto", "cmap": palette}
+    axis.imshow(picture.filled(np.nan), vmin=limits[0], vmax=limits[1], **style)
     axis.text(0.02, 0.97, "R", transform=axis.transAxes, color="white", fontsize=5.5, ha="left", va="top")
     axis.text(0.98, 0.97, "L", transform=axis.transAxes, color="white", fontsize=5.5, ha="right", va="top")
 
@@ -223,20 +231,6 @@ def outline(axis: Axes, view: AxialView, lesion: np.ndarray, index: int, *, colo
         axis.contour(*view.centres(), inside, levels=[0.5], colors=[colour], linewidths=0.9, linestyles=[style])
 
 
-def show_overlap(axis: Axes, view: AxialView, real: np.ndarray, generated: np.ndarray, index: int) -> None:
-    """Fill where two lesion masks agree (white), where only the real one (blue) or only the generated (orange) lies."""
-    masks = [view.section(np.asarray(mask, dtype=float), index).filled(0) > 0 for mask in (real, generated)]
-    picture = np.ma.masked_equal(masks[0] + 2 * masks[1], 0)  # 1 real only, 2 generated only, 3 both
-    _draw(axis, view, picture, cmap=ListedColormap([REAL, GENERATED, BOTH]), vmin=0.5, vmax=3.5, alpha=0.85)
-
-
-def _draw(axis: Axes, view: AxialView, picture: np.ndarray, **style: Any) -> None:
-    """Draw a picture's voxels in true millimetres around the frame's middle."""
-    width, height = view.size_mm
-    extent = (-width / 2, width / 2, height / 2, -height / 2)
-    axis.imshow(picture, extent=extent, interpolation="nearest", aspect="auto", **style)
-
-
 def note(axis: Axes, text: str) -> None:
     """Print numbers below a picture."""
     axis.set_xlabel(text, fontsize=6, labelpad=1.5)
@@ -276,12 +270,16 @@ def colour_bar(axis: Axes, *, colours: str, limits: tuple[float, float], text: s
 def sign(figure: Figure, label: str) -> None:
     """Print source and profile at the foot of a figure, after a coloured tag for simulated or own data.
 
+    A constrained layout leaves 5 mm for it.
+
     Args:
         figure: to sign.
         label: source and profile. Simulated data have an orange tag, the user's own a blue one. Published numbers and
             calculations have none.
     """
     width, height = figure.get_size_inches() * INCH
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(rect=(0, 5 / height, 1, 1 - 5 / height))
     style: dict[str, Any] = {"ha": "left", "va": "bottom", "fontsize": 6.5}
     tag = next((tag for start, tag in TAGS.items() if label.startswith(start)), None)
     if tag is not None:
@@ -292,9 +290,8 @@ def sign(figure: Figure, label: str) -> None:
 
 
 def finish(figure: Figure, label: str) -> None:
-    """Show a figure on a page for students, with its source in 5 mm at the foot."""
-    foot = 5.0 / INCH / figure.get_size_inches()[1]
-    figure.set_layout_engine("constrained", rect=(0, foot, 1, 1 - foot))
+    """Sign a figure on a page for students and show it."""
+    figure.set_layout_engine("constrained")
     sign(figure, label)
     plt.show()
 
