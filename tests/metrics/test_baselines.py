@@ -19,18 +19,19 @@ def brain(rng):
 def test_a_mean_map_averages_over_the_patients_whose_brain_covers_a_voxel():
     maps = [np.array([[[2.0, 4.0, 0.0]]]), np.array([[[6.0, 0.0, 0.0]]])]
     masks = [np.array([[[1, 1, 0]]]), np.array([[[1, 0, 0]]])]
-    assert baselines.mean_map(maps).tolist() == [[[4, 2, 0]]]
+    assert baselines.mean_map(maps, [np.ones((1, 1, 3))] * 2).tolist() == [[[4, 2, 0]]]
     assert baselines.mean_map(maps, masks).tolist() == [[[4, 4, 4]]]  # the last voxel takes the mean of all, (2+4+6)/3
     assert baselines.mean_value(maps, masks) == pytest.approx(4)
     with pytest.raises(ValueError, match="at least one training map"):
-        baselines.mean_map([])
+        baselines.mean_map([], [])
     with pytest.raises(ValueError, match="needs brain voxels"):
         baselines.mean_value([], [])
 
 
 def test_a_mean_map_of_equal_maps_is_that_map(rng):
     values = rng.random((4, 5, 6)).astype(np.float32)
-    assert np.array_equal(baselines.mean_map(values for _ in range(3)), values)
+    masks = [np.ones(values.shape)] * 3
+    assert np.array_equal(baselines.mean_map((values for _ in range(3)), masks), values)
 
 
 def test_without_its_lesion_a_map_changes_in_the_lesion_alone_and_there_becomes_the_other_side(brain):

@@ -18,13 +18,13 @@ NAMES = {
 }
 
 
-def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = None) -> np.ndarray:
+def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> np.ndarray:
     """Average the training maps voxel by voxel: the best guess without looking at the patient.
 
     Args:
         maps: (x, y, z) maps on one grid, one a patient; read one by one, so a generator saves memory.
-        masks: their brain masks. With them a voxel's mean is over the patients whose brain covers it, which makes the
-            stronger baseline; voxels that no brain covers take the mean over all brain voxels.
+        masks: their brain masks. A voxel's mean is over the patients whose brain covers it; voxels that no brain covers
+            take the mean over all brain voxels.
 
     Returns:
         (x, y, z) float32 map.
@@ -33,8 +33,8 @@ def mean_map(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray] | None = No
         ValueError: no maps, or not one mask a map.
     """
     total = weight = np.zeros(0)
-    for values, mask in zip(maps, masks, strict=True) if masks is not None else ((values, True) for values in maps):
-        inside = np.broadcast_to(np.asarray(mask, dtype=bool), values.shape)
+    for values, mask in zip(maps, masks, strict=True):
+        inside = np.asarray(mask, dtype=bool)
         if not total.size:
             total, weight = np.zeros(values.shape), np.zeros(values.shape)
         total += np.where(inside, values, 0)

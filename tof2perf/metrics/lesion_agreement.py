@@ -9,8 +9,6 @@ from tof2perf.metrics.lesions import volume_ml
 from tof2perf.metrics.statistics import bootstrap_interval
 from tof2perf.volumes.hemispheres import hemispheres
 
-OUTCOMES = ("detected", "contralateral", "elsewhere", "missed", "false alarm", "rightly none")
-
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
     """Compute the Dice coefficient of two masks; nan if both are empty.
@@ -54,9 +52,9 @@ def compare(
 
     Returns:
         ``dice`` (nan without a real lesion), ``real_ml``, ``generated_ml``; ``excluded``, True without a real lesion
-        (the paper's exclusion rule); ``laterality``; and ``outcome``, one of :data:`OUTCOMES`: *detected* if the masks
-        share a voxel; *contralateral* or *elsewhere* (same side, or equal parts on both) if the generated lesion misses
-        the real one; *missed* without a generated one; without a real one *false alarm* or *rightly none*.
+        (the paper's exclusion rule); ``laterality``; and ``outcome``: *detected* if the masks share a voxel;
+        *contralateral* or *elsewhere* (same side, or equal parts on both) if the generated lesion misses the real one;
+        *missed* without a generated one; without a real one *false alarm* or *rightly none*.
     """
     excluded = not np.any(real)
     side, overlap = laterality(real, generated, mask, axis=axis), dice(real, generated)

@@ -7,7 +7,7 @@ from tof2perf.maps import normalise
 
 METRICS = {"ssim": True, "psnr": True, "mae": False, "nrmse": False}  # True where a high value is good
 CONVENTIONS = ("paper", "brain")
-WINDOW = 7  # voxels, the default of scikit-image, which the released code used
+WINDOW = 7  # voxels a side of SSIM's window: the default of scikit-image, which the released code used
 
 
 def image_metrics(
@@ -37,7 +37,7 @@ def image_metrics(
         ``ssim``, ``psnr``, ``mae`` and ``nrmse``.
 
     Raises:
-        ValueError: unknown convention, unequal shapes, volume not 3D or thinner than 3 voxels, values that are not
+        ValueError: unknown convention, unequal shapes, volume not 3D or thinner than SSIM's window, values that are not
             finite, a range that is not positive, or an empty or missing brain mask.
 
     Source: scikit-image's ``skimage.metrics`` with default arguments; Wang et al. 2004, doi:10.1109/TIP.2003.819861.
@@ -98,9 +98,7 @@ def ssim(
     slices: bool = False,
     mask: np.ndarray | None = None,
 ) -> float:
-    """Compute the mean structural similarity by scikit-image, with a uniform window of 7 voxels.
-
-    A volume thinner than 7 voxels along an axis of the window is measured with the widest odd window that fits, 5 or 3.
+    """Compute the mean structural similarity by scikit-image, with a uniform window of 7 voxels a side.
 
     Args:
         real: (x, y, z) volume, float64.
@@ -110,13 +108,11 @@ def ssim(
         mask: average over these voxels; None averages over all voxels whose window is inside the volume.
 
     Raises:
-        ValueError: the volume is thinner than 3 voxels along an axis of the window.
+        ValueError: the volume is thinner than 7 voxels along an axis of the window.
     """
-    thinnest = min(real.shape[1:] if slices else real.shape)
-    if thinnest < 3:
-        raise ValueError(f"SSIM needs 3 voxels along each axis, the volume has {real.shape}; use a finer grid")
-    window = min(WINDOW, thinnest - (thinnest + 1) % 2)
-    settings = {"data_range": data_range, "win_size": window, "channel_axis": 0 if slices else None}
+    if min(real.shape[1:] if slices else real.shape) < WINDOW:
+        raise ValueError(f"SSIM needs {WINDOW} voxels along each axis, the volume has {real.shape}; use a finer grid")
+    settings = {"data_range": data_range, "win_size": WINDOW, "channel_axis": 0 if slices else None}
     if mask is None:
         return float(structural_similarity(real, generated, **settings))
     _, values = structural_similarity(real, generated, full=True, **settings)

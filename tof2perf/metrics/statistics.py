@@ -68,45 +68,39 @@ def compare_with_baselines(
     higher_is_better: Mapping[str, bool],
     rng: np.random.Generator,
     *,
-    models: Sequence[str] = ("cohort", "map"),
-    families: Sequence[str] = ("convention",),
-    predictor: str = "gan",
     resamples: int = 10_000,
 ) -> pd.DataFrame:
-    """Compare one predictor with every other, metric by metric, on the same patients.
+    """Compare the GAN with every other predictor, metric by metric, on the same patients.
 
     A pair with a value that is not finite is left out (PSNR of equal maps, rank correlation of a constant map, no
-    deficit); ``n`` counts the others.
+    deficit); ``n`` counts the others. Holm's correction runs over the models (cohort and map).
 
     Args:
-        scores: columns ``participant_id``, ``predictor``, those of ``models`` and ``families``, and the metrics.
+        scores: columns ``participant_id``, ``predictor``, ``cohort``, ``map``, ``convention``, and the metrics.
         higher_is_better: for each metric whether a high value is good.
         rng: draws the bootstrap resamples.
-        models: columns that tell models apart; Holm's correction runs over them.
-        families: columns that, with the metric and the baseline, make one family of tests.
-        predictor: the one that is judged.
         resamples: number of bootstrap resamples.
 
     Returns:
-        One row a model, family, metric and baseline (``against``): what :func:`paired_difference` returns, ``p_holm``,
-        and in ``gan_is`` the verdict.
+        One row a model, convention, metric and baseline (``against``): what :func:`paired_difference` returns,
+        ``p_holm``, and in ``gan_is`` the verdict.
     """
     rows = []
-    for key, group in scores.groupby([*models, *families], sort=False):
+    for (cohort, name, convention), group in scores.groupby(["cohort", "map", "convention"], sort=False):
+        model = {"cohort": cohort, "map": name, "convention": convention}
         for metric, higher in higher_is_better.items():
             values = group.pivot(index="participant_id", columns="predictor", values=metric)
             for baseline in group.predictor.unique():
-                if baseline == predictor:
+                if baseline == "gan":
                     continue
-                pairs = values[[predictor, baseline]].replace([np.inf, -np.inf], np.nan).dropna()
+                pairs = values[["gan", baseline]].replace([np.inf, -np.inf], np.nan).dropna()
                 pair = {"n": 0} | dict.fromkeys(("difference", "low", "high", "p"), math.nan)
                 if len(pairs):
-                    pair = paired_difference(pairs[predictor], pairs[baseline], rng, resamples=resamples)
+                    pair = paired_difference(pairs["gan"], pairs[baseline], rng, resamples=resamples)
                 word = verdict(pair["low"], pair["high"], patients=int(pair["n"]), higher_is_better=higher)
-                names = dict(zip((*models, *families), key, strict=True))
-                rows.append({**names, "metric": metric, "against": baseline, **pair, "gan_is": word})
+                rows.append({**model, "metric": metric, "against": baseline, **pair, "gan_is": word})
     table = pd.DataFrame(rows)
-    corrected = table.groupby([*families, "metric", "against"]).p.transform(holm)
+    corrected = table.groupby(["convention", "metric", "against"]).p.transform(holm)
     table.insert(table.columns.get_loc("gan_is"), "p_holm", corrected)
     return table
 
