@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 def run(folder, profile, *, maps=("tmax",), variants=("default",), **options):
     results = folder.parent / "ablations"
-    return ablations.run(folder, results, profile, maps=maps, variants=variants, progress=False, **options)
+    return ablations.run(folder, results, profile, maps=maps, variants=variants, **options)
 
 
 def test_every_variant_gives_a_row_for_every_map_with_error_lesions_and_time(folder, profile):
@@ -94,10 +94,10 @@ def test_a_generator_that_knows_the_answer_has_no_error_and_full_overlap(folder,
 
     patients = patients_in(folder, "validation")
     truth = [load_pair(folder, patient, "tmax").target for patient in patients]
-    (row,) = score(Knowing(truth), folder, patients, ["tmax"], profile.evaluation)
+    row = score(Knowing(truth), folder, patients, "tmax", profile.evaluation)
     assert row["mae"] == pytest.approx(0, abs=1e-5)
     assert row["dice_mean"] == row["dice_median"] == 1
     assert (row["lesions"], row["contralateral"]) == (1, 0)
-    (row,) = score(Knowing([volume[::-1].copy() for volume in truth]), folder, patients, ["tmax"], profile.evaluation)
+    row = score(Knowing([volume[::-1].copy() for volume in truth]), folder, patients, "tmax", profile.evaluation)
     assert row["dice_mean"] == 0 and row["contralateral"] == 1
     assert dice(truth[0] > 6, truth[0][::-1] > 6) < 0.1

@@ -28,12 +28,12 @@ def folder(tmp_path):
 
 
 def _search(folder, profile, **options):
-    return search(folder, "tmax", folder.parent / "study", profile, progress=False, **options)
+    return search(folder, "tmax", folder.parent / "study", profile, **options)
 
 
 def test_first_trial_has_the_values_of_the_profile(folder, profile):
     study = _search(folder, profile, trials=1)
-    found = suggest(optuna.trial.FixedTrial(study.trials[0].params), profile)
+    found = suggest(optuna.trial.FixedTrial(study.trials[0].params))
     for key, value in found.items():
         own = getattr(profile.training, key)
         assert own == (pytest.approx(value) if isinstance(value, float) else value), key
@@ -73,8 +73,8 @@ def test_worse_than_the_median_is_stopped_early(folder, profile, monkeypatch):
 def test_exploding_trial_fails_alone(folder, profile, monkeypatch):
     real = hyperparameters.suggest
 
-    def exploding(trial, profile):
-        return real(trial, profile) | ({"generator_rate": 1e38} if trial.number == 0 else {})
+    def exploding(trial):
+        return real(trial) | ({"generator_rate": 1e38} if trial.number == 0 else {})
 
     monkeypatch.setattr(hyperparameters, "suggest", exploding)
     study = _search(folder, profile, trials=2)

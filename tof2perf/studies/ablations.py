@@ -66,7 +66,6 @@ def run(
     variants: Sequence[str],
     epochs: int | None = None,
     twins: Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Train every variant for every map and score it on the validation split; finished variants are not repeated.
 
@@ -78,7 +77,6 @@ def run(
         variants: keys of :data:`VARIANTS`.
         epochs: of every training; None as in the profile.
         twins: folder of the models ``<cohort>_<map>`` to start from, where the profile or a variant wants that.
-        progress: show progress bars.
 
     Returns:
         One row per variant and map: ``variant``, ``label``, ``map``, ``epochs``, ``best_epoch``, ``mae`` (map's unit),
@@ -92,6 +90,7 @@ def run(
         if name not in VARIANTS:
             raise ValueError(f"unknown variant '{name}': choose one of {', '.join(VARIANTS)}")
     patients = patients_in(folder, "validation")
+    twin = profile.initialise_from.get(folder.name)
     rows = []
     for name in variants:
         variant = VARIANTS[name]
@@ -104,27 +103,18 @@ def run(
                 training=dataclasses.replace(profile.training, **variant.training),
                 epochs=epochs or profile.epochs[folder.name],
                 seed=profile.seed,
-                initialise_from=_twin(profile, variant, twins, folder.name, model_map),
-                progress=progress,
+                initialise_from=twins / f"{twin}_{model_map}" if twin and twins and variant.twin else None,
+                progress=False,
             )
             spent = _train_once(training, f"profile {profile.name}")
-            made = [entry.name for entry in chosen_maps(model_map) if entry.name in maps]
-            for row in score(load_generator(training.model_folder), folder, patients, made, profile.evaluation):
-                share = len(chosen_maps(model_map))
-                rows.append(
-                    {"variant": name, "label": variant.label, **row}
-                    | {key: spent[key] for key in ("epochs", "best_epoch", "source")}
-                    | {"seconds": spent["seconds"] / share, "seconds_per_epoch": spent["seconds"] / spent["epochs"]}
-                )
+            generator, made = load_generator(training.model_folder), [entry.name for entry in chosen_maps(model_map)]
+            times = {"seconds": spent["seconds"] / len(made), "seconds_per_epoch": spent["seconds"] / spent["epochs"]}
+            for made_map in (map_name for map_name in made if map_name in maps):
+                scores = score(generator, folder, patients, made_map, profile.evaluation)
+                rows.append({"variant": name, "label": variant.label, "map": made_map, **scores, **spent, **times})
     table = pd.DataFrame(rows)
     write_table(results / f"ablations_{folder.name}.csv", table)
     return table
-
-
-def _twin(profile: Profile, variant: Variant, twins: Path | None, cohort: str, model_map: str) -> Path | None:
-    """Find the model whose weights a variant starts from, if it does."""
-    twin = profile.initialise_from.get(cohort)
-    return twins / f"{twin}_{model_map}" if twin and twins and variant.twin else None
 
 
 def _train_once(run: Run, source: str) -> dict[str, Any]:
@@ -147,6 +137,6 @@ def _train_once(run: Run, source: str) -> dict[str, Any]:
     history = train(dataclasses.replace(run, after_epoch=lambda *_: moments.append(time.perf_counter())))
     best = best_epoch(history.to_dict("records"), run.training.criterion)
     seconds = (moments[-1] - start) * run.epochs / len(moments) if moments else math.nan
-    spent = {"epochs": run.epochs, "best_epoch": best, "seconds": seconds, "source": source}
+    spent = {"epochs": run.epochs, "best_epoch": best, "source": source, "seconds": seconds}
     write_json(record, spent)
     return spent

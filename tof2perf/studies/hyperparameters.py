@@ -1,11 +1,11 @@
 """Search hyperparameters with Optuna: stored in SQLite, pruned, resumable, scored on the validation split alone."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import yaml
 
@@ -31,7 +31,6 @@ def search(
     trials: int = 20,
     minutes: float = 50.0,
     epochs: int | None = None,
-    progress: bool = True,
 ) -> optuna.Study:
     """Run a study, or go on with one, until it holds ``trials`` finished trials or ``minutes`` have passed.
 
@@ -47,7 +46,6 @@ def search(
         trials: number of finished trials in the end, pruned ones included.
         minutes: no new trial begins after this time.
         epochs: of every trial; None as in the profile.
-        progress: show progress bars of the trainings.
 
     Returns:
         The study; its best trial is on the best epoch of that training.
@@ -60,10 +58,9 @@ def search(
     epochs = epochs or profile.epochs[folder.name]
     results.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = f"sqlite:///{results / 'study.db'}"
     study = optuna.create_study(
         study_name="study",
-        storage=storage,
+        storage=f"sqlite:///{results / 'study.db'}",
         direction=GOALS[goal],
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 4)),
@@ -87,44 +84,41 @@ def search(
 
         def report(row: dict[str, float], generator: UNetGenerator) -> None:
             if goal == "dice":
-                (scores,) = score(generator, folder, patients, [map_name], profile.evaluation)
-                values.append(float(np.nan_to_num(float(scores["dice_mean"]))))
+                overlap = score(generator, folder, patients, map_name, profile.evaluation)["dice_mean"]
+                values.append(0.0 if math.isnan(overlap) else overlap)
             else:
                 values.append(row[f"validation_{goal}"])
             trial.report(values[-1], step=int(row["epoch"]))
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        model = results / f"trial-{trial.number}"
-        settings: dict[str, Any] = {
-            "network": profile.network,
-            "epochs": epochs,
-            "seed": profile.seed,
-            "progress": progress,
-        }
-        settings["training"] = dataclasses.replace(profile.training, **suggest(trial, profile))
+        training = Run(
+            folder,
+            map_name,
+            results / f"trial-{trial.number}",
+            network=profile.network,
+            training=dataclasses.replace(profile.training, **suggest(trial)),
+            epochs=epochs,
+            seed=profile.seed,
+            progress=False,
+            after_epoch=report,
+        )
         try:
-            train(Run(folder, map_name, model, **settings, after_epoch=report))
+            train(training)
         finally:
-            shutil.rmtree(model, ignore_errors=True)
+            shutil.rmtree(training.model_folder, ignore_errors=True)
         return min(values) if GOALS[goal] == "minimize" else max(values)
 
     if len(finished) < trials:
-        study.optimize(
-            objective,
-            n_trials=trials - len(finished),
-            timeout=60 * minutes,
-            catch=(TrainingError,),
-            gc_after_trial=True,
-        )
+        study.optimize(objective, n_trials=trials - len(finished), timeout=60 * minutes, catch=(TrainingError,))
     frame = study.trials_dataframe(attrs=("number", "value", "state", "duration", "params"))
     frame["duration"] = frame["duration"].dt.total_seconds()
     write_table(results / "trials.csv", frame.rename(columns={"duration": "seconds"}))
-    write_text(results / "best.yaml", _best(study, profile, goal))
+    write_text(results / "best.yaml", _best(study, goal))
     return study
 
 
-def suggest(trial: optuna.trial.BaseTrial, profile: Profile) -> dict[str, Any]:
+def suggest(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
     """Suggest values of the profile's training section for one trial.
 
     The ranges span a factor of ten and more around what pix2pix and the released code use (assumption).
@@ -146,13 +140,12 @@ def suggest(trial: optuna.trial.BaseTrial, profile: Profile) -> dict[str, Any]:
 def _own_values(profile: Profile) -> dict[str, Any]:
     """Express the profile's values in the parameters of the search."""
     training = profile.training
-    scale = TOTAL / (training.l1_weight + training.ssim_weight)
-    own = {
-        name: getattr(training, name)
-        for name in ("generator_rate", "discriminator_rate", "schedule", "decay_from", "initial_spread")
+    similarity = training.l1_weight + training.ssim_weight
+    names = ("generator_rate", "discriminator_rate", "schedule", "decay_from", "initial_spread")
+    return {name: getattr(training, name) for name in names} | {
+        "ssim_share": training.ssim_weight / similarity,
+        "adversarial_weight": training.adversarial_weight * (TOTAL / similarity),
     }
-    share = training.ssim_weight * scale / TOTAL
-    return own | {"ssim_share": share, "adversarial_weight": training.adversarial_weight * scale}
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -169,7 +162,7 @@ def _check_conditions(study: optuna.Study, conditions: dict[str, Any], results: 
         study.set_user_attr(key, value)
 
 
-def _best(study: optuna.Study, profile: Profile, goal: str) -> str:
+def _best(study: optuna.Study, goal: str) -> str:
     """Write the winner as lines for the profile, with the study they come from."""
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if not complete:
@@ -177,7 +170,7 @@ def _best(study: optuna.Study, profile: Profile, goal: str) -> str:
     trial = study.best_trial
     chosen = {
         key: float(f"{value:.3g}") if isinstance(value, float) else value
-        for key, value in suggest(optuna.trial.FixedTrial(trial.params), profile).items()
+        for key, value in suggest(optuna.trial.FixedTrial(trial.params)).items()
     }
     shown = ("profile", "cohort", "map", "goal", "epochs")
     conditions = ", ".join(f"{key} {study.user_attrs[key]}" for key in shown)
