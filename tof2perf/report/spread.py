@@ -8,7 +8,6 @@ yardstick for a run on another machine.
 import argparse
 import math
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from tof2perf.report.verification import COMPARED, SPREAD, entries, number
+from tof2perf.report.verification import SPREAD, entries, table_names
 from tof2perf.system.files import write_text
 
 ALARM = 0.001  # probability that a good run lies outside the tolerance of an entry (two-sided)
@@ -44,27 +43,25 @@ def measure_spread(runs: Sequence[Path]) -> pd.DataFrame:
     """
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} run: a spread needs at least two, better four or more, with different seeds")
-    names = [{p.relative_to(run).as_posix() for pattern in COMPARED for p in run.glob(pattern)} for run in runs]
-    rows = []
-    for name in sorted(set.union(*names)):
-        tables = [entries(run / name) if name in found else {} for run, found in zip(runs, names, strict=True)]
-        for run, table in zip(runs, tables, strict=True):
-            if odd := sorted(table.keys() ^ tables[0].keys()):
-                raise ValueError(f"{run / name}: {odd[0]} is not in all runs; finish each with make paper")
-        kinds = defaultdict(list)
-        for key, entry in tables[0].items():
-            values = [number(table[key].text) for table in tables]
-            if None not in values:
-                kinds[entry.kind].append(values)
-        rows += [{"table": name, "kind": kind, **_pool(np.array(values, float))} for kind, values in kinds.items()]
-    table = pd.DataFrame(rows)
+    if len({tuple(table_names(run)) for run in runs}) > 1:
+        raise ValueError(f"{runs[0]}: its tables are not those of the other runs; finish each with make paper")
+    names = table_names(runs[0])
+    cells = [pd.concat({name: entries(run / name) for name in names}, names=["table"]) for run in runs]
+    for run, other in zip(runs, cells, strict=True):
+        if odd := sorted(other.index.symmetric_difference(cells[0].index)):
+            raise ValueError(f"{run / odd[0][0]}: {odd[0][1]} is not in all runs; finish each with make paper")
+    words = pd.concat([each.word for each in cells], axis=1).any(axis=1)
+    numbers = pd.concat([each.number for each in cells], axis=1)[~words]
+    kinds = numbers.groupby(["table", cells[0].kind], sort=False)
+    table = pd.DataFrame([{"table": name, "kind": kind, **_pool(each.to_numpy())} for (name, kind), each in kinds])
     return table[(table.sd > ROUNDING * table["mean"].abs()) | (table.missing > 0)]
 
 
 def _pool(values: np.ndarray) -> dict[str, float]:
     """Pool the entries of one kind, (entries, runs); those that some run cannot compute count as missing."""
-    finite = np.isfinite(values).all(axis=1)
-    unsure = int((np.isfinite(values).any(axis=1) & ~finite).sum())
+    known = np.isfinite(values)
+    finite = known.all(axis=1)
+    unsure = int((known.any(axis=1) & ~finite).sum())
     sd = values[finite].std(axis=1, ddof=1).max(initial=0.0)
     freedom = max(finite.sum(), 1) * (values.shape[1] - 1)
     limit = math.sqrt(2) * float(t.ppf(1 - ALARM / 2, freedom)) * sd

@@ -1,12 +1,9 @@
 """Compare a run with reference results: equal bytes, or every number of a table within its tolerance."""
 
 import argparse
-import csv
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,26 +22,11 @@ MACHINE = 1e-3
 # Tolerances of tables without a measured one: absolute, by the name of the metric or column (assumption).
 ASSUMED = {"ssim": 0.02, "psnr": 0.75, "nrmse": 0.05, "dice": 0.08, "ml": 10.0, "n": 0.0}
 RELATIVE = 0.10  # of the reference, for all other numbers (assumption)
-COMPARED = ("tables/*.csv", "tables/*.json")
+UNKNOWN = ("", "nan", "none")  # a number that cannot be computed
 SPREAD = "spread.csv"
 
 
-class Entry(NamedTuple):
-    """One cell of a table."""
-
-    kind: str
-    text: str
-
-
-class Tolerance(NamedTuple):
-    """How far an entry may lie from the reference, and whether a good run may be unable to compute it."""
-
-    limit: float
-    missing: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """One compared table.
 
     Attributes:
@@ -80,118 +62,103 @@ def verify(results: Path, reference: Path) -> list[Comparison]:
 
     Raises:
         FileNotFoundError: there is no reference, or it holds no table.
+        ValueError: two rows of a table have the same keys.
     """
-    tables = [path for pattern in COMPARED for path in sorted(reference.glob(pattern))]
-    if not tables:
+    names = table_names(reference)
+    if not names:
         raise FileNotFoundError(f"{reference}: no reference tables for this profile; choose another PROFILE")
-    measured = read_spread(reference / SPREAD)
+    file = reference / SPREAD
+    spread = pd.read_csv(file).set_index("kind") if file.is_file() else pd.DataFrame({"table": []})
     comparisons = []
-    for path in tables:
-        name = path.relative_to(reference).as_posix()
+    for name in names:
         if not (results / name).is_file():
             comparisons.append(Comparison(name, "missing", misses=("run make paper first",)))
-        elif (results / name).read_bytes() == path.read_bytes():
-            comparisons.append(Comparison(name, "identical", len(entries(path))))
+        elif (results / name).read_bytes() == (reference / name).read_bytes():
+            comparisons.append(Comparison(name, "identical", len(entries(reference / name))))
         else:
-            comparisons.append(_compare(name, entries(results / name), entries(path), measured.get(name)))
+            measured = spread[spread.table == name]
+            comparisons.append(_compare(name, entries(results / name), entries(reference / name), measured))
     return comparisons
 
 
-def read_spread(path: Path) -> dict[str, dict[str, Tolerance]]:
-    """Read the measured tolerances by table and kind; empty without the file."""
-    tolerances: dict[str, dict[str, Tolerance]] = {}
-    if path.is_file():
-        for row in pd.read_csv(path).itertuples():
-            tolerances.setdefault(str(row.table), {})[str(row.kind)] = Tolerance(row.tolerance, bool(row.missing))
-    return tolerances
+def table_names(folder: Path) -> list[str]:
+    """List the tables of a run that are compared, as paths below its folder."""
+    return sorted(f"tables/{path.name}" for path in folder.glob("tables/*") if path.suffix in (".csv", ".json"))
 
 
-def entries(path: Path) -> dict[str, Entry]:
-    """Flatten a table into ``keys of the row/column``, or JSON into ``path/to/leaf``, without :data:`FOLLOWING`.
+def entries(path: Path) -> pd.DataFrame:
+    """Read the cells of a table, or the leaves of JSON, without :data:`FOLLOWING`.
+
+    Returns:
+        One row an entry, named ``keys of the row/column`` or ``path/to/leaf``: its ``kind``, ``column`` and ``text``;
+        its ``number``, nan for words and for what cannot be computed; whether it is a ``word``. A list is a word.
 
     Raises:
         ValueError: two rows have the same keys.
     """
     if path.suffix == ".json":
-        return dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
-    flat: dict[str, Entry] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            key = " ".join(row[column] for column in KEYS if column in row)
-            for column in [column for column in row if column not in (*KEYS, *FOLLOWING)]:
-                if f"{key}/{column}" in flat:
-                    raise ValueError(f"{path}: two rows have the keys '{key}'; rows must differ in {', '.join(KEYS)}")
-                unitless = row.get("metric", column) in UNITLESS
-                shared = [row[name] for name in KIND if name in row and not (unitless and name == "map")]
-                flat[f"{key}/{column}"] = Entry(f"{' '.join(shared)}/{column}", row[column])
-    return flat
-
-
-def _leaves(value: object, where: str = "") -> Iterator[tuple[str, Entry]]:
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if parts is None:
-        yield where, Entry(where, str(value))
+        leaves = pd.json_normalize(json.loads(path.read_text(encoding="utf-8")), sep="/").astype(str).iloc[0]
+        cells = pd.DataFrame({"kind": leaves.index, "column": leaves.index.str.split("/").str[-1], "text": leaves})
     else:
-        for name, part in parts:
-            yield from _leaves(part, f"{where}/{name}".strip("/"))
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        keys = [name for name in KEYS if name in table]
+        columns = [name for name in table if name not in (*KEYS, *FOLLOWING)]
+        table["row"] = table[keys].agg(" ".join, axis=1)
+        if not table.row.is_unique:
+            twice = table.row[table.row.duplicated()].iloc[0]
+            raise ValueError(f"{path}: two rows have the keys '{twice}'; rows must differ in {', '.join(KEYS)}")
+        cells = table.melt(["row", *keys], columns, "column", "text", ignore_index=False).sort_index(kind="stable")
+        if "map" in keys:
+            cells.loc[cells.get("metric", cells.column).isin(UNITLESS), "map"] = ""
+        shared = cells[[name for name in KIND if name in keys]].to_numpy().tolist()
+        cells["kind"] = [" ".join(filter(None, names)) for names in shared]
+        cells["kind"] += "/" + cells.column
+        cells = cells.set_index(cells.row + "/" + cells.column)[["kind", "column", "text"]]
+    number = pd.to_numeric(cells.text, errors="coerce").replace([math.inf, -math.inf], math.nan)
+    return cells.assign(number=number, word=number.isna() & ~cells.text.str.lower().isin(UNKNOWN))
 
 
-def _compare(
-    name: str, run: dict[str, Entry], reference: dict[str, Entry], measured: Mapping[str, Tolerance] | None
-) -> Comparison:
-    """Compare two flattened tables; numbers within tolerance, words exactly."""
-    odd = sorted(run.keys() ^ reference.keys())
+def _compare(name: str, run: pd.DataFrame, reference: pd.DataFrame, measured: pd.DataFrame) -> Comparison:
+    """Compare the entries of two tables: numbers within their tolerance, words exactly."""
+    odd = sorted(run.index.symmetric_difference(reference.index))
     if odd:
-        where = "only in the reference" if odd[0] in reference else "not in the reference"
+        where = "only in the reference" if odd[0] in reference.index else "not in the reference"
         return Comparison(name, "differs", len(reference), misses=(f"{odd[0]}: {where} ({len(odd)} such entries)",))
-    worst, misses = 0.0, []
-    for key, (kind, expected) in reference.items():
-        text, limit = run[key].text, tolerance(kind, expected, measured)
-        share = _share(text, expected, limit)
-        worst = max(worst, share)
-        if share > 1:
-            allowed = f"tolerance {limit.limit:.3g}" if limit else "must be equal"
-            misses.append(f"{key}: {text}, reference {expected}, {allowed}")
-    return Comparison(name, "differs" if misses else "within tolerance", len(reference), worst, tuple(misses))
+    run, limit = run.reindex(reference.index), tolerance(reference, measured)
+    word = run.word | reference.word
+    share = ((run.number - reference.number).abs() / limit).where(~word)
+    neither = run.number.isna() & reference.number.isna()
+    unsure = reference.kind.map(measured.missing).gt(0) if len(measured) else False
+    share = share.mask(share.isna() & ~word & (neither | unsure), 0.0).fillna(math.inf)
+    share = share.mask(run.text == reference.text, 0.0)
+    allowed = limit.map("tolerance {:.3g}".format).mask(reference.word, "must be equal")
+    lines = reference.index + ": " + run.text + ", reference " + reference.text + ", " + allowed
+    misses = tuple(lines[share > 1])
+    return Comparison(name, "differs" if misses else "within tolerance", len(reference), share.max(), misses)
 
 
-def tolerance(kind: str, expected: str, measured: Mapping[str, Tolerance] | None) -> Tolerance | None:
-    """Find how far an entry may lie from the reference; None for words.
+def tolerance(reference: pd.DataFrame, measured: pd.DataFrame) -> pd.Series:
+    """Find how far each entry may lie from the reference.
 
     A kind that a measured table does not list was equal in all runs, so only rounding is allowed.
+
+    Args:
+        reference: entries of the reference.
+        measured: rows of ``spread.csv`` for this table, by kind; assumed tolerances apply if there are none.
     """
-    value = number(expected)
-    if value is None:
-        return None
-    column, size = kind.rpartition("/")[2], abs(value) if math.isfinite(value) else 0.0
-    least = 1.0 if column in COUNTS else MACHINE * size
-    if measured is not None:
-        limit, missing = measured.get(kind, Tolerance(0.0))
-        return Tolerance(max(limit, least), missing)
+    size = reference.number.abs().fillna(0.0)
+    least = (MACHINE * size).mask(reference.column.isin(COUNTS), 1.0)
+    if len(measured):
+        return reference.kind.map(measured.tolerance).fillna(0.0).clip(lower=least)
+    assumed = reference.kind.map(_assumed)
+    return assumed.fillna((RELATIVE * size).clip(lower=least))
+
+
+def _assumed(kind: str) -> float:
+    """Find the assumed tolerance of a kind by its words; nan if none is listed."""
     words = kind.lower().replace("/", " ").replace("_", " ").split()
     # The column itself comes first: n of a metric is a count, not a metric.
-    assumed = next((ASSUMED[word] for word in (words[-1], *words) if word in ASSUMED), max(RELATIVE * size, least))
-    return Tolerance(assumed)
-
-
-def _share(text: str, expected: str, limit: Tolerance | None) -> float:
-    """Difference as a share of what is allowed; infinite where words differ."""
-    a, b = number(text), number(expected)
-    if text == expected:
-        return 0.0
-    if a is None or b is None or limit is None:
-        return math.inf
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return 0.0 if limit.missing or (math.isnan(a) and math.isnan(b)) else math.inf
-    return abs(a - b) / limit.limit if limit.limit else math.inf
-
-
-def number(text: str) -> float | None:
-    """Read a cell as a number; an empty one cannot be computed, nan. None for words."""
-    try:
-        return float(text) if text not in ("", "None") else math.nan
-    except ValueError:
-        return None
+    return next((ASSUMED[word] for word in (words[-1], *words) if word in ASSUMED), math.nan)
 
 
 def report(comparisons: list[Comparison], *, shown: int = 5) -> str:
