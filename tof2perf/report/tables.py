@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,14 +19,7 @@ PUBLISHED = REPOSITORY / "data" / "published"
 REFERENCE = REPOSITORY / "results" / "reference" / "laptop"
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "notebooks" / "book").glob("*.md")))
 ABSENT = "*This run has no such numbers.*\n"
-OF_RUN = ("provenance", "steps", "files")  # they describe one run, so a stored page leaves them empty
-MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Write a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+MARK = re.compile(r"(<!-- numbers: (?P<name>[a-z0-9.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def number(value: float, digits: int) -> str:
@@ -33,13 +27,13 @@ def number(value: float, digits: int) -> str:
     return "n.d." if pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
-def interval(row: pd.Series | dict, names: str, digits: int = 2) -> str:
+def interval(row: Any, names: str, digits: int = 2) -> str:
     """Write ``middle (low to high)`` of three columns, named in that order."""
     middle, low, high = (number(row[name], digits) for name in names.split())
     return f"{middle} ({low} to {high})"
 
 
-def errors(results: Path) -> str:
+def errors(results: Path) -> pd.DataFrame:
     """Mean absolute error in the brain of GAN, mean map and oracle, with the verdict on GAN against mean map."""
     table, words = (pd.read_csv(results / "tables" / f"{name}.csv") for name in ("table1", "comparison"))
     means = table[(table.convention == "brain") & (table.metric == "mae")].set_index(["cohort", "map", "predictor"])
@@ -52,31 +46,31 @@ def errors(results: Path) -> str:
         cells = [MAPS[row.map].unit, *(number(value, digits) for value in values), difference]
         rows.append([f"{row.cohort} {MAPS[row.map].label}", *cells, row.gan_is, f"{row.p_holm:.3f}"])
     header = ["map", "unit", "GAN", "mean map", "oracle", "GAN minus mean map (95 %)", "the GAN is", "p, Holm"]
-    return markdown(header, rows)
+    return pd.DataFrame(rows, columns=header)
 
 
-def lesions(results: Path) -> str:
+def lesions(results: Path) -> pd.DataFrame:
     """Overlap of lesions, by predictor."""
     rows = []
-    for name, row in _dice(results / "tables" / "dice_summary.json")["predictors"].items():
-        cells = [str(row["analysed"]), interval(row, "median median_low median_high"), number(row["mean"], 2)]
-        counts = [str(row[key]) for key in ("detected", "missed", "contralateral", "false_alarms")]
-        rows.append([name, *cells, _quartiles(row), *counts])
+    for name, row in _read(results / "tables" / "dice_summary.json")["predictors"].items():
+        counts = [row[key] for key in ("detected", "missed", "contralateral", "false_alarms")]
+        median = interval(row, "median median_low median_high")
+        rows.append([name, row["analysed"], median, number(row["mean"], 2), _quartiles(row), *counts])
     header = ["predictor", "lesions", "median Dice (95 %)", "mean", "middle half", "detected", "missed", "other side"]
-    return markdown([*header, "false alarms"], rows)
+    return pd.DataFrame(rows, columns=[*header, "false alarms"])
 
 
-def claimed(results: Path) -> str:
+def claimed(results: Path) -> pd.DataFrame:
     """Overlap of lesions as published, beside this run's."""
-    run = _dice(results / "tables" / "dice_summary.json")["predictors"]["gan"]
-    rows = []
-    for name, row in (("paper (real patients)", _dice(PUBLISHED / "dice.json")), ("GAN, this run", run)):
-        counts = [str(row["analysed"]), str(row["excluded"])]
-        rows.append([name, *counts, number(row["mean"], 2), number(row["median"], 2), _quartiles(row)])
-    return markdown(["", "analysed", "excluded", "mean Dice", "median", "middle half"], rows)
+    run = _read(results / "tables" / "dice_summary.json")["predictors"]["gan"]
+    rows = [
+        [name, row["analysed"], row["excluded"], number(row["mean"], 2), number(row["median"], 2), _quartiles(row)]
+        for name, row in (("paper (real patients)", _read(PUBLISHED / "dice.json")), ("GAN, this run", run))
+    ]
+    return pd.DataFrame(rows, columns=["", "analysed", "excluded", "mean Dice", "median", "middle half"])
 
 
-def _dice(path: Path) -> dict:
+def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -84,36 +78,36 @@ def _quartiles(row: dict) -> str:
     return f"{number(row['quartile_25'], 2)} to {number(row['quartile_75'], 2)}"
 
 
-def seeds(results: Path) -> str:
+def seeds(results: Path) -> pd.DataFrame:
     """How far lesions of the GAN differ between trainings that differ in their seed alone."""
-    table = pd.read_csv(results / "spread.csv").set_index("kind")
     kinds = {"mean": "mean Dice", "median": "median Dice", "detected": "lesions detected"}
-    found = [(text, table.loc[f"predictors/gan/{key}"]) for key, text in kinds.items()]
-    rows = [[text, number(row["mean"], 2), number(row.sd, 2), str(int(row.runs))] for text, row in found]
-    return markdown(["GAN, acute Tmax", "mean over seeds", "SD over seeds", "seeds"], rows)
+    table = pd.read_csv(results / "spread.csv").set_index("kind").loc[[f"predictors/gan/{key}" for key in kinds]]
+    columns = {"mean": "mean over seeds", "sd": "SD over seeds", "runs": "seeds"}
+    table = table.rename(columns=columns)[list(columns.values())].round(2)
+    table.insert(0, "GAN, acute Tmax", list(kinds.values()))
+    return table
 
 
-def sites(results: Path) -> str:
+def sites(results: Path) -> pd.DataFrame:
     """Dice of the GAN by site of the occlusion, and whether the TOF shows it."""
     dice = pd.read_csv(results / "tables" / "dice.csv")
     patients = pd.read_csv(results / "explore" / "phantom_patients.csv").query("cohort == 'acute'")
-    keys = ["participant_id", "occlusion_site", "visible"]
     wide = dice[~dice.excluded].pivot(index="participant_id", columns="predictor", values="dice")
-    groups = wide.join(patients[keys].set_index("participant_id")).groupby(keys[1:])
+    wide = wide.join(patients.set_index("participant_id")[["occlusion_site", "visible"]])
     rows = [
-        [*key, str(len(cases)), number(cases.gan.median(), 2), number(cases.oracle.median(), 2)]
-        for key, cases in groups
+        [*key, len(cases), number(cases.gan.median(), 2), number(cases.oracle.median(), 2)]
+        for key, cases in wide.groupby(["occlusion_site", "visible"])
     ]
-    return markdown(["site", "seen in the TOF", "lesions", "GAN, median Dice", "oracle, median Dice"], rows)
+    return pd.DataFrame(rows, columns=["site", "seen in the TOF", "lesions", "GAN, median Dice", "oracle, median Dice"])
 
 
-def phantom(results: Path) -> str:
+def phantom(results: Path) -> pd.DataFrame:
     """The simulated cohorts beside cited values."""
-    rows = []
-    for _, row in pd.read_csv(results / "explore" / "phantom.csv").iterrows():
-        value = interval(row, "median q25 q75", 0 if row["median"] >= 10 else 2)
-        rows.append([row.cohort, row.quantity, value, str(row.patients), str(row.reference), row.source])
-    return markdown(["cohort", "quantity", "simulated: median (middle half)", "patients", "cited", "source"], rows)
+    table = pd.read_csv(results / "explore" / "phantom.csv")
+    value = [interval(row, "median q25 q75", 0 if row["median"] >= 10 else 2) for row in table.to_dict("records")]
+    table["simulated: median (middle half)"] = value
+    columns = ["cohort", "quantity", "simulated: median (middle half)", "patients", "reference", "source"]
+    return table[columns].rename(columns={"reference": "cited"})
 
 
 TRUTH = {  # quantity: digits, text
@@ -129,7 +123,7 @@ TRUTH = {  # quantity: digits, text
 }
 
 
-def truth(results: Path) -> str:
+def truth(results: Path) -> pd.DataFrame:
     """What the pipeline found beside what the phantom knows."""
     table = pd.read_csv(results / "explore" / "truth.csv").set_index(["quantity", "cohort"])
     cohorts = ["acute", "pegasus"]
@@ -137,18 +131,22 @@ def truth(results: Path) -> str:
         [text, *(interval(table.loc[(quantity, cohort)], "mean min max", digits) for cohort in cohorts)]
         for quantity, (digits, text) in TRUTH.items()
     ]
-    return markdown(["mean over patients (least to most)", *cohorts], rows)
+    return pd.DataFrame(rows, columns=["mean over patients (least to most)", *cohorts])
 
 
-def methods(results: Path) -> str:
+def methods(results: Path) -> pd.DataFrame:
     """Errors of the deconvolution methods."""
-    rows = []
-    for _, row in pd.read_csv(results / "explore" / "perfusion_methods.csv").iterrows():
-        kinds = {"cbf_percent": 0, "mtt_s": 1, "delay_s": 2}
-        cells = [f"{number(row[f'{k}_bias'], n)} ± {number(row[f'{k}_sd'], n)}" for k, n in kinds.items()]
-        rows.append([row.method, row.noise, *cells, number(row.delay_s_mae, 2)])
-    errors = ["CBF error (%)", "MTT error (s)", "delay or Tmax error (s)", "its mean absolute value (s)"]
-    return markdown(["method", "noise", *errors], rows)
+    table = pd.read_csv(results / "explore" / "perfusion_methods.csv")
+    errors = {
+        "cbf_percent": ("CBF error (%)", 0),
+        "mtt_s": ("MTT error (s)", 1),
+        "delay_s": ("delay or Tmax error (s)", 2),
+    }
+    for name, (title, digits) in errors.items():
+        bias, sd = (table[f"{name}_{kind}"].map(lambda value, n=digits: number(value, n)) for kind in ("bias", "sd"))
+        table[title] = bias + " ± " + sd
+    table["its mean absolute value (s)"] = table.delay_s_mae.map("{:.2f}".format)
+    return table[["method", "noise", *(title for title, _ in errors.values()), "its mean absolute value (s)"]]
 
 
 def study(results: Path) -> str:
@@ -156,18 +154,16 @@ def study(results: Path) -> str:
     trials = pd.read_csv(results / "hyperparameters" / "acute_tmax_dice" / "trials.csv")
     done = trials[trials.state == "COMPLETE"].sort_values("value", ascending=False)
     shown = pd.concat([done.head(3), done[done.number == 0], done.tail(1)]).drop_duplicates("number")
-    names = [name for name in trials if name.startswith("params_")]
-    values = shown[names].map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value))
-    rows = [
-        [str(trial), number(value, 2), *cells]
-        for trial, value, cells in zip(shown.number, shown.value, values.to_numpy().tolist(), strict=True)
-    ]
+    table = shown[["number", "value"]].rename(columns={"number": "trial", "value": "Dice"}).round(2)
+    for name in [name for name in trials if name.startswith("params_")]:
+        title = name.removeprefix("params_").replace("_", " ")
+        table[title] = [f"{value:.3g}" if isinstance(value, float) else value for value in shown[name]]
     counts = ", ".join(f"{count} {state.lower()}" for state, count in trials.state.value_counts().items())
-    text = f"{len(trials)} trials ({counts}) in {trials.seconds.sum() / 60:.0f} minutes; the best and the worst:\n\n"
-    return text + markdown(["trial", "Dice", *(name.removeprefix("params_").replace("_", " ") for name in names)], rows)
+    text = f"{len(trials)} trials ({counts}) in {trials.seconds.sum() / 60:.0f} minutes; the best and the worst:"
+    return f"{text}\n\n{markdown(table)}"
 
 
-def ablations(results: Path) -> str:
+def ablations(results: Path) -> pd.DataFrame:
     """What each choice of the method is worth on the validation split."""
     rows = []
     for cohort in ("acute", "pegasus"):
@@ -176,79 +172,64 @@ def ablations(results: Path) -> str:
             error, epochs = number(row.mae, 3 if row.mae < 0.5 else 2), f"{row.best_epoch} of {row.epochs}"
             rows.append([cohort, row.label, MAPS[row.map].label, error, dice, epochs, number(row.seconds, 0)])
     header = ["cohort", "variant", "map", "MAE (map's unit)", "mean Dice (lesions)", "best epoch", "training a map (s)"]
-    return markdown(header, rows)
+    return pd.DataFrame(rows, columns=header)
 
 
-def benchmarks(results: Path) -> str:
-    """Time and memory, from ``make bench``."""
-    return (results / "benchmarks.md").read_text(encoding="utf-8")
-
-
-def table1(results: Path) -> str:
+def table1(results: Path) -> pd.DataFrame:
     """Table 1 in the paper's convention: published values, this run's GAN, and its baselines."""
-    keys = ["cohort", "map", "metric"]
-    table = pd.read_csv(results / "tables" / "table1.csv").query("convention == 'paper'")
-    table["text"] = [number(row["mean"], 3) + f" ({number(row.sd, 3)})" * (row.n > 1) for _, row in table.iterrows()]
-    order = pd.MultiIndex.from_product(
-        [table.cohort.unique(), list(MAPS), ["ssim", "psnr", "mae", "nrmse"]], names=keys
-    )
-    wide = table.pivot(index=keys, columns="predictor", values="text")
-    wide = wide.reindex(order.intersection(wide.index, sort=False))
-    titles = {"gan": "GAN", "mean-map": "mean map", "constant": "constant", "oracle": "oracle"}
-    wide = wide.reindex(columns=[name for name in titles if name in wide]).fillna("–")
-    printed = pd.read_csv(PUBLISHED / "table1.csv").set_index(keys)
-    rows = []
-    for key, cells in wide.iterrows():
-        published = "{:.3f} ({:.3f})".format(*printed.loc[key, ["mean", "sd"]]) if key in printed.index else "–"
-        rows.append([key[0], MAPS[key[1]].label, key[2].upper(), published, *cells])
-    header = [*keys, "paper (real patients)", *(f"{titles[name]}, this run" for name in wide)]
-    return markdown(header, rows)
+    keys, titles = ["cohort", "map", "metric"], {"gan": "GAN", "mean-map": "mean map"}
+    run = pd.read_csv(results / "tables" / "table1.csv").query("convention == 'paper'")
+    wide = run.assign(text=_mean_and_sd(run)).pivot(index=keys, columns="predictor", values="text")
+    names = [name for name in ("gan", "mean-map", "constant", "oracle") if name in wide]
+    wide = wide[names].rename(columns=lambda name: f"{titles.get(name, name)}, this run")
+    published = pd.read_csv(PUBLISHED / "table1.csv").set_index(keys)
+    wide.insert(0, "paper (real patients)", _mean_and_sd(published))
+    order = pd.MultiIndex.from_product([run.cohort.unique(), MAPS, ["ssim", "psnr", "mae", "nrmse"]], names=keys)
+    table = wide.reindex(order).dropna(how="all", subset=wide.columns[1:]).fillna("–").reset_index()
+    table["map"] = [MAPS[name].label for name in table["map"]]
+    return table.assign(metric=table.metric.str.upper())
 
 
-def findings(results: Path) -> str:
+def _mean_and_sd(table: pd.DataFrame) -> pd.Series:
+    spread = table.sd.map(" ({:.3f})".format).where(table.sd.notna(), "")  # a single patient has none
+    return table["mean"].map(lambda value: number(value, 3)) + spread
+
+
+def findings(results: Path) -> pd.DataFrame:
     """What the audit of the metrics found."""
     table = pd.read_csv(results / "explore" / "metrics_findings.csv")
-    rows = [[row.finding, f"{row.value:.3g}", str(row.meaning)] for row in table.itertuples()]
-    return markdown(["finding", "value", "meaning"], rows)
+    return table.assign(value=table.value.map("{:.3g}".format))[["finding", "value", "meaning"]]
 
 
-def provenance(results: Path) -> str:
+def provenance(results: Path) -> pd.DataFrame:
     """What the run was made from: source, profile, commit and versions."""
-    manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
+    manifest = _read(results / "manifest.json")
     facts = {name: manifest[name] for name in ("source", "profile", "commit", "platform")} | manifest["versions"]
-    return markdown(["", "this run"], [[name, str(value)] for name, value in facts.items()])
+    return pd.DataFrame(facts.items(), columns=["", "this run"])
 
 
-def steps(results: Path) -> str:
+def steps(results: Path) -> pd.DataFrame:
     """Running time and memory of every step."""
-    stamps = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob(".stamps/*.json"))]
+    stamps = [_read(path) for path in sorted(results.glob(".stamps/*.json"))]
     rows = [[stamp["step"], f"{stamp['seconds']:.0f}", f"{stamp['peak_memory_gb']:.1f}"] for stamp in stamps]
-    return markdown(["step", "seconds", "peak memory (GB)"], rows)
+    return pd.DataFrame(rows, columns=["step", "seconds", "peak memory (GB)"])
 
 
-def files(results: Path) -> str:
-    """Size and checksum of every file, folded."""
-    manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
-    rows = [[name, str(entry["bytes"]), f"`{entry['sha256']}`"] for name, entry in manifest["files"].items()]
-    return f"<details><summary>Show all</summary>\n\n{markdown(['file', 'bytes', 'SHA-256'], rows)}\n</details>\n"
+def files(results: Path) -> pd.DataFrame:
+    """Size and checksum of every file."""
+    files = _read(results / "manifest.json")["files"]
+    rows = [[name, entry["bytes"], f"`{entry['sha256']}`"] for name, entry in files.items()]
+    return pd.DataFrame(rows, columns=["file", "bytes", "SHA-256"])
 
 
-_TABLES = [
-    errors,
-    lesions,
-    claimed,
-    seeds,
-    sites,
-    phantom,
-    truth,
-    methods,
-    study,
-    ablations,
-    benchmarks,
-    table1,
-    findings,
-]
-TABLES: dict[str, Callable[[Path], str]] = {table.__name__: table for table in (*_TABLES, provenance, steps, files)}
+OF_RUN = (provenance, steps, files)  # they describe one run, so a stored page leaves them empty
+OF_RESULTS = (errors, lesions, claimed, seeds, sites, phantom, truth, methods, study, ablations, table1, findings)
+TABLES: dict[str, Callable[[Path], pd.DataFrame | str]] = {table.__name__: table for table in (*OF_RESULTS, *OF_RUN)}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Write a table as Markdown, its texts as they are."""
+    return f"{table.to_markdown(index=False, disable_numparse=True)}\n"
 
 
 def render(text: str, results: Path) -> str:
@@ -256,6 +237,7 @@ def render(text: str, results: Path) -> str:
 
     Args:
         text: Markdown with marks ``<!-- numbers: NAME -->`` and ``<!-- end -->``; what is between them is replaced.
+            A name like ``benchmarks.md`` is a file of the run that is included as it is.
         results: the run's folder. A table whose files it lacks is replaced by a sentence that says so.
 
     Raises:
@@ -263,18 +245,20 @@ def render(text: str, results: Path) -> str:
     """
 
     def fill(mark: re.Match) -> str:
+        name = mark["name"]
         try:
-            return mark[1] + TABLES[mark["name"]](results) + mark[3]
+            table = (results / name).read_text("utf-8") if name.endswith(".md") else TABLES[name](results)
         except FileNotFoundError:
-            return mark[1] + ABSENT + mark[3]
+            table = ABSENT
+        return mark[1] + (table if isinstance(table, str) else markdown(table)) + mark[3]
 
     return MARK.sub(fill, text)
 
 
 def stored(text: str) -> str:
     """Fill a page from the stored reference, but for what describes one run."""
-    filled = render(text, REFERENCE)
-    return MARK.sub(lambda mark: mark[1] + mark[3] if mark["name"] in OF_RUN else mark[0], filled)
+    names = [table.__name__ for table in OF_RUN]
+    return MARK.sub(lambda mark: mark[1] + mark[3] if mark["name"] in names else mark[0], render(text, REFERENCE))
 
 
 if __name__ == "__main__":
