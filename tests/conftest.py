@@ -14,8 +14,9 @@ matplotlib.use("Agg")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The smoke run takes longest: begin with it, while another worker does the rest."""
-    items.sort(key=lambda item: item.path.name != "test_smoke.py")
+    """Begin with the smoke run, which takes longest; no other worker comes to wait for it before all else is done."""
+    waiting = {item.path for item in items if "smoke_run" in item.fixturenames}
+    items.sort(key=lambda item: (item.path.name != "test_smoke.py", item.path in waiting))
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def models(root):
     return root / "results" / "smoke" / "models"
 
@@ -67,9 +67,9 @@ def scan(tmp_path_factory):
     return folder / "7_TOF.nii", folder / "7_brain.nii.gz"
 
 
-@pytest.fixture
-def maps_of_scan(models, scan, tmp_path):
-    return predict(scan[0], models, tmp_path / "out", brain_mask=scan[1], progress=False)
+@pytest.fixture(scope="module")
+def maps_of_scan(models, scan, tmp_path_factory):
+    return predict(scan[0], models, tmp_path_factory.mktemp("maps"), brain_mask=scan[1], progress=False)
 
 
 def test_five_maps_lie_on_the_tofs_own_voxels_in_their_units_and_are_zero_outside_the_brain(maps_of_scan, scan):
@@ -119,8 +119,9 @@ def test_the_sidecar_says_unit_use_and_what_the_map_was_made_from(maps_of_scan, 
 
 
 def test_the_same_scan_gives_the_same_bytes(maps_of_scan, models, scan, tmp_path):
-    predict(scan[0], models, tmp_path / "again", brain_mask=scan[1], progress=False)
-    first, second = ({p.name: p.read_bytes() for p in (tmp_path / d).iterdir()} for d in ("out", "again"))
+    again = predict(scan[0], models, tmp_path, brain_mask=scan[1], progress=False)
+    folders = (made.paths["mask"].parent for made in (maps_of_scan, again))
+    first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert len(first) == 11 and first == second
 
 

@@ -14,6 +14,7 @@ import pytest
 from helpers.made_up_head import COHORT, SETTINGS, images, write
 from helpers.tiny_model import write_model
 
+from tof2perf.__main__ import main
 from tof2perf.cohorts import layout, workspace
 from tof2perf.cohorts.participants import SPLITS
 from tof2perf.pipeline.execution import ExecutionError, run_notebook
@@ -182,6 +183,7 @@ def command(source, model, out):
     return [sys.executable, *map(str, words)]
 
 
+@pytest.mark.slow
 def test_a_prediction_for_which_there_is_no_room_leaves_earlier_maps_as_they_were(source, model, tmp_path):
     tof, brain = scan_of(source)
     predict(tof, model, tmp_path, brain_mask=brain, progress=False)
@@ -202,7 +204,9 @@ def test_a_prediction_for_which_there_is_no_room_leaves_earlier_maps_as_they_wer
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(source, model, finished, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(
+    source, model, finished, tmp_path, capsys
+):
     out = tmp_path / "run" / "acute"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     first = subprocess.Popen(
@@ -212,9 +216,8 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(so
         assert first.stdout.readline() == "held\n"
         with pytest.raises(WriteError, match="another run is writing here; wait until it has ended"):
             preprocess.preprocess_cohort(source, out, cohort=COHORT, settings=SETTINGS, jobs=1)
-        done = subprocess.run(command(source, model, out), cwd=REPOSITORY, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(f"error: {out}: another run is writing here")
+        assert main(command(source, model, out)[3:]) == 1
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {out}: another run is writing here")
         assert not any(out.iterdir())
     finally:
         first.kill()  # however the first one ends, nothing stays behind that must be removed by hand
@@ -223,6 +226,7 @@ def test_a_second_run_in_the_same_folder_is_refused_until_the_first_has_ended(so
     assert contents(out) == contents(finished)
 
 
+@pytest.mark.slow
 def test_a_notebook_run_by_hand_is_refused_too(source, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     own = tmp_path / "own"
