@@ -51,7 +51,7 @@ class ExecutionError(RuntimeError):
 def private_folder(target: Path) -> Iterator[Path]:
     """Make a folder for the sockets and configuration of the kernel that executes ``target``.
 
-    Its name begins with what follows from the target's path, so that what a killed run left is found and removed.
+    Its name begins with a hash of the target's path, by which the folder of a killed run is found and removed.
     """
     base = Path(tempfile.gettempdir())
     if len(str(base)) > LONGEST:

@@ -147,7 +147,7 @@ def profile_keys(trees: list[ast.Module], parameters: dict[str, Any]) -> set[tup
         return constants.get(node.id) if isinstance(node, ast.Name) else None
 
     def visit(node: ast.AST, keys: tuple[str | None, ...] = ()) -> None:
-        """Visit a node of which the code reads ``keys``, the outermost last; None is no literal."""
+        """Visit a node whose ``keys`` the code reads, the outermost last; None is a key that is no literal."""
         match node:
             case ast.Attribute():
                 visit(node.value, (node.attr, *keys))
@@ -173,7 +173,7 @@ def profile_keys(trees: list[ast.Module], parameters: dict[str, Any]) -> set[tup
 def profile_values(chains: set[tuple[str, ...]], profile_file: Path) -> dict[str, str]:
     """Hashes of the profile's values under the chains: dotted key -> hash.
 
-    A key that the file lacks (a default, a method) stands for the section around it: rather one rerun too many than
+    A key that the file lacks (a default, a method) counts as the section around it: one rerun too many is better than
     one too few. The profile's own name is no key: it is a parameter of every notebook.
     """
     content = _yaml(profile_file)

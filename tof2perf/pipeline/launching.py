@@ -15,7 +15,7 @@ class JobError(RuntimeError):
 
 
 def launch(launcher: list[str], command: list[str], *, name: str) -> None:
-    """Call a command through a launcher and wait for it; whoever interrupts this interrupts the job.
+    """Call a command through a launcher and wait for it; an interrupt is passed on to the job.
 
     Args:
         launcher: words before the command, for example ``["srun", "-q", "-n1"]``; none to call it directly.

@@ -185,7 +185,7 @@ def lock_and_exec(run: Run, command: list[str]) -> NoReturn:
     """Become ``command`` while holding a lock on a results folder.
 
     The command and its children inherit the lock: it outlives a make that was killed while its steps still write. If
-    the make that called is killed, the command is told to end, so that nothing computes for hours in vain.
+    the make that called is killed, the system ends the command, and nothing goes on computing for hours.
 
     Raises:
         WriteError: another make holds the lock.
