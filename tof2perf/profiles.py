@@ -225,7 +225,7 @@ def load_profile(name: str | Path) -> Profile:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ProfileError(f"profile {path}: not valid YAML ({str(error).splitlines()[0]}); correct the file") from None
-    profile = _build(Profile, content, f"profile {path.name}")
+    profile = build(Profile, content, f"profile {path.name}")
     if profile.name != path.stem:
         raise ProfileError(f"profile {path.name}: name is '{profile.name}'; give it the file's name, '{path.stem}'")
     for fault in _find_faults(profile):
@@ -313,7 +313,7 @@ def _find_faults(profile: Profile) -> Iterator[str]:
             yield f"initialise_from, {name}: '{parent}' lacks some of its maps"
 
 
-def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
+def build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
     """Turn parsed YAML into the annotated type, strictly: nothing is guessed and nothing is ignored."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -326,24 +326,24 @@ def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
         for key, field in fields.items():
             if key not in value and field.default is dataclasses.MISSING:
                 raise ProfileError(f"{where}: key '{key}' is missing; add it (see laptop.yaml)")
-        return kind(**{key: _build(hints[key], entry, f"{where}, {key}") for key, entry in value.items()})
+        return kind(**{key: build(hints[key], entry, f"{where}, {key}") for key, entry in value.items()})
     if origin is Literal:
         _expect(value in arguments, where, f"one of {', '.join(arguments)}", value)
         return value
     if origin is dict:
         _expect(isinstance(value, dict), where, "a mapping", value)
-        return {str(key): _build(arguments[1], entry, f"{where}, {key}") for key, entry in value.items()}
+        return {str(key): build(arguments[1], entry, f"{where}, {key}") for key, entry in value.items()}
     if origin is tuple:
         length = None if arguments[-1] is Ellipsis else len(arguments)
         fits = isinstance(value, list) and length in (None, len(value))
         _expect(fits, where, f"a list of {length or 'values'}", value)
         kinds = [arguments[0]] * len(value) if length is None else arguments
-        return tuple(_build(part, entry, where) for part, entry in zip(kinds, value, strict=True))
+        return tuple(build(part, entry, where) for part, entry in zip(kinds, value, strict=True))
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         lists = [part for part in arguments if typing.get_origin(part) is tuple and isinstance(value, list)]
-        return _build([*lists, *arguments][0], value, where)
+        return build([*lists, *arguments][0], value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), where, kind.__name__, value)

@@ -15,7 +15,7 @@ import pandas as pd
 from nibabel.affines import voxel_sizes
 
 from tof2perf.cohorts import layout
-from tof2perf.profiles import PreprocessingProfile
+from tof2perf.profiles import PreprocessingProfile, build
 from tof2perf.system.files import write_json
 from tof2perf.volumes import nifti, space
 
@@ -111,8 +111,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        settings = record["settings"]
-        record["settings"] = PreprocessingProfile(**settings | {"shape": tuple(settings["shape"])})
+        record["settings"] = build(PreprocessingProfile, record["settings"], "settings")
         if not isinstance(record["intensity"], str):
             record["intensity"] = tuple(record["intensity"])
         return {key: record[key] for key in ("run", "source", "settings", "intensity", "skull_strip", "ranges")}
