@@ -102,16 +102,13 @@ class Workspace(Run):
         Args:
             cohort: the one that is shown; all of the run by default.
         """
-        folders = [self.cohort(cohort)] if cohort else self._held()
+        base = self.cohort(cohort or "")
+        described = {path.parent for path in base.glob("*/dataset_description.json")}
+        held = [entry for entry in sorted(base.glob("*")) if entry in described or looks_like_cohort(entry)]
+        folders = [base] if cohort or not held else held
         # What is partly simulated begins with that word, and so bears the tag.
         sources = sorted({source(folder) for folder in folders}, key=lambda name: not name.startswith("sim"))
         return f"{' and '.join(sources)}, profile {self.profile}"
-
-    def _held(self) -> list[Path]:
-        """Every cohort that is described or holds patients; their folder itself if there is none."""
-        base = self.cohort("")
-        described = {path.parent for path in base.glob("*/dataset_description.json")}
-        return sorted(described | {entry for entry in base.glob("*") if looks_like_cohort(entry)}) or [base]
 
 
 def source(folder: Path) -> str:
