@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -131,16 +131,12 @@ def complete_patient(folder: Path, patient: str, target: Path, *, cohort: Cohort
 # --- what is made -----------------------------------------------------------------------------------------------------
 
 
-class Protocol(NamedTuple):
-    """How a DSC series was acquired."""
-
-    tr: float  # s
-    te: float  # s
-    calibration: float | None  # arterial calibration, see perfusion.dsc.analyse_series; None makes CBF and CBV relative
-
-
-def read_protocol(series: Path, cohort: CohortProfile) -> Protocol:
+def read_protocol(series: Path, cohort: CohortProfile) -> tuple[float, float, float | None]:
     """Find the protocol of a DSC series: TR and TE in its sidecar, then its header, then the profile.
+
+    Returns:
+        TR and TE in s, and the arterial calibration of :func:`tof2perf.perfusion.dsc.analyse_series`; None makes CBF
+        and CBV relative.
 
     Raises:
         CohortError: a time is given nowhere or differs between sidecar and header, or a value is not plausible.
@@ -159,31 +155,25 @@ def read_protocol(series: Path, cohort: CohortProfile) -> Protocol:
             raise ValueError(f"ArterialCalibration is {calibration!r} in {own}: it must lie between 0 and 10")
     except ValueError as error:
         raise Finding(series, str(error), f"RepetitionTime and EchoTime, in s, belong into {own}").error() from None
-    return Protocol(tr, te, calibration)
+    return tr, te, calibration
 
 
 def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, *, reference: bool) -> None:
     analysis = cohort.perfusion or PerfusionProfile(method="bcsvd", aif="automatic", motion_correction=True)
     analysis = replace(analysis, aif="automatic")  # nobody has placed another
-    protocol = read_protocol(series, cohort)
+    tr, te, calibration = read_protocol(series, cohort)
     outputs = {name: layout.file_path(target, patient, name) for name in cohort.maps}
     if reference:
         outputs["dscref"] = layout.file_path(target, patient, "dscref")
     key = layout.file_path(target, patient, "dscref").with_name(f".{patient}_maps-made-from")
-    digest = fingerprint(__name__, [series], list(outputs), asdict(analysis), *protocol)
+    digest = fingerprint(__name__, [series], list(outputs), asdict(analysis), tr, te, calibration)
     if is_made(key, digest, outputs.values()):
         return
     image = nifti.read_volume(series, ndim=4)
     x_mm, y_mm, z_mm = (float(size) for size in nib.affines.voxel_sizes(image.affine))
     try:
-        made = analyse_series(
-            np.asarray(image.dataobj),
-            protocol.tr,
-            protocol.te,
-            (x_mm, y_mm, z_mm),
-            analysis,
-            calibration=protocol.calibration,
-        )
+        voxels = np.asarray(image.dataobj)
+        made = analyse_series(voxels, tr, te, (x_mm, y_mm, z_mm), analysis, calibration=calibration)
     except ValueError as error:
         raise Finding(series, f"no maps can be made ({error})", NO_SERIES).error() from None
     for name in cohort.maps:
@@ -192,15 +182,15 @@ def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, 
                 raise Finding(series, f"the {name} map made of it has {finding.problem}", NO_SERIES).error()
     described = {
         "Description": f"made of the DSC series: {analysis.method}, automatic arterial input",
-        "RepetitionTime": protocol.tr,
-        "EchoTime": protocol.te,
+        "RepetitionTime": tr,
+        "EchoTime": te,
         "FramesLeftOut": {str(frame): why for frame, why in made.left_out.items()},
     }
-    if protocol.calibration is None:
+    if calibration is None:
         scaled = f"CBF and CBV are relative: scaled so that the median CBV is {TYPICAL_CBV} ml/100 g"
         described |= {"Scale": f"{scaled}, as an arterial calibration of {made.calibration:.3g} does"}
     else:
-        described |= {"Scale": "absolute", "ArterialCalibration": protocol.calibration}
+        described |= {"Scale": "absolute", "ArterialCalibration": calibration}
     for name, place in outputs.items():
         write_volume(place, made.reference if name == "dscref" else made.maps[name], image.affine)
         if name in MAPS:
