@@ -1,11 +1,8 @@
 """One scan: from any TOF and trained weights to perfusion maps in physical units, on the TOF's own grid."""
 
 import functools
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +20,7 @@ from tof2perf.maps import MAPS, chosen_maps, get_map
 from tof2perf.preprocessing.preprocess import PreparedTof, prepare_tof, scale_input
 from tof2perf.preprocessing.skullstrip import choose_method
 from tof2perf.preprocessing.training_range import RECORD, describe, read_record, unlike
-from tof2perf.system.files import file_digest, locked, write_json
+from tof2perf.system.files import adding, file_digest, locked, write_json
 from tof2perf.volumes import nifti, space
 from tof2perf.volumes.nifti import write_volume
 
@@ -107,7 +104,7 @@ def predict(
     original = nifti.read_volume(paths["tof"], orientation=orientation)
     brain = nifti.read_mask(paths["brain"], orientation=orientation) if brain_mask else None
     bar = functools.partial(tqdm, total=2 + len(models), desc="skull and bias", disable=not progress)
-    with locked(out), _parts(out) as parts, bar() as steps:
+    with locked(out), adding(out) as parts, bar() as steps:
         prepared = prepare_tof(
             nib.as_closest_canonical(original),
             settings=record["settings"],
@@ -218,12 +215,3 @@ def _stem(path: Path) -> str:
     name = nifti.stem(path)
     start, _, suffix = name.rpartition("_")
     return start if start and suffix.lower() in ("angio", "tof") else name
-
-
-@contextmanager
-def _parts(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder in ``out``; its files move to ``out`` if the block succeeds, else they are removed."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".maps.", suffix=".part") as folder:
-        yield Path(folder)
-        for path in Path(folder).iterdir():
-            os.replace(path, out / path.name)

@@ -31,6 +31,20 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_files_that_belong_together_arrive_together_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), files.adding(tmp_path) as parts:
+        (parts / "a").write_text("a")
+        raise RuntimeError
+    assert not any(tmp_path.iterdir())
+    with files.adding(tmp_path) as parts:
+        for name in "ab":
+            (parts / name).write_text(name)
+        assert [path.name for path in tmp_path.iterdir()] == [parts.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    with pytest.raises(WriteError, match="absent: cannot be written to"), files.adding(tmp_path / "absent"):
+        pass
+
+
 def test_masks_are_stored_as_bytes(tmp_path):
     write_volume(tmp_path / "m.nii.gz", np.eye(3)[..., None] > 0, np.eye(4))
     raw = gzip.decompress((tmp_path / "m.nii.gz").read_bytes())

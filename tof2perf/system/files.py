@@ -115,6 +115,23 @@ def replacing(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def adding(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder in ``folder``, whose files move there if the block succeeds: all of them or none.
+
+    Raises:
+        WriteError: the system refused to write.
+    """
+    try:
+        draft = tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".part")
+    except OSError as error:
+        raise _write_error(error, f"{folder}: cannot be written to") from None
+    with draft:
+        yield Path(draft.name)
+        for path in sorted(Path(draft.name).iterdir()):
+            os.replace(path, folder / path.name)
+
+
 def _write_error(error: OSError, problem: str) -> WriteError:
     remedy = REMEDIES.get(error.errno or 0, "choose another folder")
     return WriteError(f"{problem} ({error.strerror or error}); {remedy}")
