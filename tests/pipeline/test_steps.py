@@ -1,5 +1,6 @@
 """The step runner on a small paper of its own: two computations and a figure, a package of four modules."""
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -457,6 +458,15 @@ def test_what_an_interrupted_run_with_the_same_inputs_left_is_kept_for_resuming(
             steps.run_step(PLAN[2], run)
     steps.run_step(PLAN[2], run)
     assert partial.read_text() == "half"
+
+
+def test_a_signal_while_the_kernel_starts_is_an_interrupt(run, monkeypatch):
+    def cancelled(*arguments, **options):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(execution._Client, "execute", cancelled)
+    with pytest.raises(KeyboardInterrupt):
+        steps.run_step(PLAN[0], run)
 
 
 def test_an_interrupted_run_is_not_resumed_after_its_inputs_changed(run, ran):

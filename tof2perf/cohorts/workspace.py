@@ -103,9 +103,11 @@ class Workspace(Run):
             cohort: the one that is shown; all of the run by default.
         """
         base = self.cohort(cohort or "")
-        described = {path.parent for path in base.glob("*/dataset_description.json")}
-        held = [entry for entry in sorted(base.glob("*")) if entry in described or looks_like_cohort(entry)]
-        folders = [base] if cohort or not held else held
+        folders = [base]
+        if not cohort:
+            described = {path.parent for path in base.glob("*/dataset_description.json")}
+            held = [entry for entry in sorted(base.glob("*")) if entry in described or looks_like_cohort(entry)]
+            folders = held or [base]
         # What is partly simulated begins with that word, and so bears the tag.
         sources = sorted({source(folder) for folder in folders}, key=lambda name: not name.startswith("sim"))
         return f"{' and '.join(sources)}, profile {self.profile}"

@@ -3,6 +3,7 @@
 papermill fills in the parameters, nbclient executes the cells in a kernel that sees no configuration of the user's.
 """
 
+import asyncio
 import contextlib
 import importlib.util
 import json
@@ -146,6 +147,8 @@ def run_notebook(
             client.execute(cleanup_kc=True, env=kernel_environment(private))
         except CellExecutionError:
             pass  # the cell says what was raised
+        except asyncio.CancelledError:  # what nbclient makes of a signal while the kernel starts
+            raise KeyboardInterrupt from None
         except DeadKernelError:
             error = ExecutionError(f"{source.stem}: its kernel died; most often memory ran out", "unknown")
     error = error or _problem(book, source)
