@@ -14,9 +14,10 @@ matplotlib.use("Agg")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the smoke run, which takes longest; no other worker comes to wait for it before all else is done."""
+    """Begin with the smoke run; what waits for it comes last, longest files first: both workers then end together."""
     waiting = {item.path for item in items if "smoke_run" in item.fixturenames}
-    items.sort(key=lambda item: (item.path.name != "test_smoke.py", item.path in waiting))
+    first = {"test_smoke.py": 0, "test_slurm.py": 1, "test_chaos.py": 2}
+    items.sort(key=lambda item: (item.path.name != "test_smoke.py", item.path in waiting, first.get(item.path.name, 3)))
 
 
 @pytest.fixture(scope="session")
