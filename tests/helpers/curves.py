@@ -33,6 +33,15 @@ def with_noise(concentration, rng, snr):
     return signal_to_concentration(signal, te=TE, baseline=(0, 7))
 
 
+def measured(cbf, mtt, delay, rng, *, snr, tr, count, voxels=1):
+    """Noisy tissue curves, `count` for each CBF (CBF, count, time), and an AIF of `voxels` arteries, noise included."""
+    times = tr * np.arange(int(110 / tr))
+    curves = np.repeat(tissue(cbf, mtt, delay, times)[:, None], count, axis=1)
+    # An arterial voxel holds three tenths of the blood's rate: all of it would take the signal to zero.
+    aif = with_noise(np.repeat(0.3 * artery(times)[None], voxels, axis=0), rng, snr).mean(axis=0) / 0.3
+    return with_noise(curves, rng, snr), aif
+
+
 def head_series(rng, shape=(22, 24, 10), snr=50):
     """A series (x, y, z, time) of an ellipsoid with 40 arterial voxels, late blood on one side, and air around it."""
     x, y, z = (np.linspace(-1.2, 1.2, size) for size in shape)

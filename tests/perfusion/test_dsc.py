@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers.curves import FRAMES, ONSET, TE, TR, WIDTH, artery, tissue, with_noise
+from helpers.curves import FRAMES, ONSET, TE, TR, WIDTH, artery, measured, tissue, with_noise
 from scipy.special import gammainc
 
 from tof2perf.perfusion import parametric
@@ -43,14 +43,14 @@ def oscillation(residues):
 @pytest.mark.parametrize("threshold", [0.1, 0.2])
 def test_residues_equal_those_of_the_dense_block_circulant_svd(rng, threshold):
     curves = with_noise(tissue(rng.uniform(10, 70, 40), rng.uniform(2, 12, 40), rng.uniform(-4, 8, 40)), rng, 50)
-    result = deconvolve(curves, artery(), TR, threshold=threshold, residues=True)
+    result = deconvolve(curves, artery(), TR, method="bcsvd", threshold=threshold, residues=True)
     expected = dense_residues(curves, artery(), threshold)
     np.testing.assert_allclose(result.residue, expected, atol=1e-4 * expected.max())
 
 
 def test_flow_lies_at_or_just_above_the_highest_sample_of_the_dense_residue(rng):
     curves = tissue(rng.uniform(10, 70, 60), rng.uniform(2, 12, 60), rng.uniform(0, 8, 60))
-    flow = deconvolve(curves, artery(), TR, threshold=0.15).cbf
+    flow = deconvolve(curves, artery(), TR, method="bcsvd", threshold=0.15).cbf
     sampled = 6000 * KAPPA * dense_residues(curves, artery(), 0.15).max(axis=1)
     assert np.all(flow >= 0.999 * sampled)
     assert np.all(flow <= 1.12 * sampled)  # what a peak between two samples can rise above both at this band width
@@ -147,6 +147,47 @@ def test_oscillation_index_chooses_the_smallest_threshold_that_calms_the_residue
     assert len(set(first)) > 1  # curves differ, so a single threshold would not pass
     expected = ladder[first, np.arange(len(curves))]
     np.testing.assert_allclose(found, expected, atol=1e-3 * expected.max())
+
+
+FLOW, VOLUME = np.array([5.0, 10, 15, 30, 60]), np.array([2.0, 4, 2, 4, 4])
+
+
+def test_low_flow_is_read_where_a_fixed_threshold_reads_noise(rng):
+    # SNR 20, noise in the AIF included; a fixed threshold reads 5 as 13 to 24, a raised one as 6 to 10.
+    curves, aif = measured(FLOW, 60 * VOLUME / FLOW, 0, rng, snr=20, tr=1.243, count=200, voxels=10)
+    fixed, raised = (
+        np.median([deconvolve(c, aif, 1.243, method=method).cbf for c in curves], axis=1) for method in METHODS[:2]
+    )
+    assert fixed[0] > 2 * FLOW[0] and raised[0] < 0.75 * fixed[0]
+    assert np.all(np.diff(raised) > 1) and np.all(raised <= fixed + 0.1)
+    assert np.all(np.abs(raised - FLOW)[:3] < np.abs(fixed - FLOW)[:3] + 3)
+
+
+def test_raising_the_threshold_leaves_tmax_where_the_fixed_one_reads_it(rng):
+    curves, aif = measured(FLOW, 60 * VOLUME / FLOW, 3, rng, snr=20, tr=2.22, count=50)
+    fixed, raised = (deconvolve(curves.reshape(-1, curves.shape[2]), aif, 2.22, method=m) for m in METHODS[:2])
+    np.testing.assert_array_equal(raised.delay, fixed.delay)
+
+
+def test_kappa_multiplies_flow_and_volume_alone():
+    curves = tissue([50, 30], [5, 8], [1, 5])
+    for method in METHODS:
+        plain, corrected = (deconvolve(curves, artery(), TR, method=method, kappa=kappa) for kappa in (1, KAPPA))
+        np.testing.assert_allclose(corrected.cbf, KAPPA * plain.cbf, rtol=1e-4)
+        np.testing.assert_allclose(corrected.cbv, KAPPA * plain.cbv, rtol=1e-4)
+        np.testing.assert_allclose(corrected.mtt, plain.mtt, rtol=1e-4)
+
+
+@pytest.mark.parametrize("delay", [-4, -2, 0, 4, 8, 12])
+def test_volume_does_not_depend_on_whether_tissue_fills_before_or_after_the_artery(delay):
+    curve = 0.05 * artery(delay=delay)[None]
+    assert deconvolve(curve, artery(), TR, kappa=1).cbv == pytest.approx(5, rel=0.02)
+
+
+def test_parametric_fit_holds_for_exponential_residues_with_noise_in_the_aif(rng):
+    curves, aif = measured([15.0, 30, 70], [8.0, 6, 4], 0, rng, snr=50, tr=1.243, count=200, voxels=10)
+    found = [np.median(deconvolve(c, aif, 1.243, method="parametric").cbf) for c in curves]
+    np.testing.assert_allclose(found, [15, 30, 70], rtol=0.2)
 
 
 def test_parametric_flow_and_delay_are_nearly_unbiased_at_snr_50(rng):
@@ -269,6 +310,12 @@ def test_automatic_aif_takes_arteries_and_no_veins_at_any_noise(rng, snr):
     np.testing.assert_allclose(curve, concentration[chosen].mean(axis=0), rtol=1e-5)
     again, same = find_aif(concentration, tr=TR)
     assert np.array_equal(again, curve) and np.array_equal(same, chosen)
+
+
+@pytest.mark.parametrize("snr", [20, 50])
+def test_automatic_aif_is_the_mean_of_at_least_ten_voxels(rng, snr):
+    signal, _ = brain(rng, snr)
+    assert np.count_nonzero(find_aif(signal_to_concentration(signal, te=TE), tr=TR)[1]) >= 10
 
 
 def test_automatic_aif_looks_inside_the_mask_only(rng):

@@ -163,7 +163,7 @@ def read_protocol(series: Path, cohort: CohortProfile) -> Protocol:
 
 
 def _make_maps(series: Path, patient: str, target: Path, cohort: CohortProfile, *, reference: bool) -> None:
-    analysis = cohort.perfusion or PerfusionProfile(method="bcsvd", aif="automatic", motion_correction=True)
+    analysis = cohort.perfusion or PerfusionProfile(method="osvd", aif="automatic", motion_correction=True)
     analysis = replace(analysis, aif="automatic")  # nobody has placed another
     protocol = read_protocol(series, cohort)
     outputs = {name: layout.file_path(target, patient, name) for name in cohort.maps}

@@ -5,6 +5,7 @@ from scipy.cluster.vq import kmeans2
 
 from tof2perf.perfusion.series import finite
 
+FEWEST_VOXELS = 10  # of an automatic AIF: the noise of fewer would be divided into every residue (assumption)
 RATER_VOXELS = 4  # in which an AIF is placed by hand; three or four in the paper
 
 
@@ -14,11 +15,11 @@ def find_aif(
     """Find the arterial input function (Mouridsen 2006, doi 10.1002/mrm.20759).
 
     Of the curves with the largest 10 % of areas the roughest 25 % are dropped; the rest, scaled to unit area, are
-    grouped by k-means and the group whose mean curve has the smallest first moment is grouped and chosen from once
-    more. Two departures from the paper: roughness, the energy of the second difference, is taken outside the bolus,
-    since inside it the sharpest curves, which are the arteries, would be called rough when there is little noise; and
-    area and first moment are those of the first passage, since an offset that head motion leaves in the late frames
-    would decide otherwise.
+    grouped by k-means. Of the groups of at least FEWEST_VOXELS, the one whose mean curve has the smallest first moment
+    is grouped and chosen from once more. Two departures from the paper: roughness, the energy of the second difference,
+    is taken outside the bolus, since inside it the sharpest curves, which are the arteries, would be called rough when
+    there is little noise; and area and first moment are those of the first passage, since an offset that head motion
+    leaves in the late frames would decide otherwise.
 
     Args:
         concentration: (..., time) in 1/s.
@@ -46,11 +47,13 @@ def find_aif(
     smooth = rough <= np.quantile(rough, 0.75)
     members, unit = members[smooth], unit[smooth]
     for _ in range(2):
-        if len(members) < 3 * clusters:
-            break  # groups of one or two curves would be the noise of those voxels
+        if len(members) < clusters:
+            break
         groups = _group(unit, clusters, tr)
-        sizes = np.bincount(groups)
-        mean = {g: unit[groups == g].mean(axis=0)[None, :passage] for g in np.flatnonzero(sizes >= 3)}
+        large = np.flatnonzero(np.bincount(groups) >= FEWEST_VOXELS)
+        if not large.size:
+            break
+        mean = {g: unit[groups == g].mean(axis=0)[None, :passage] for g in large}
         moment = {g: _first_moment(curve, tr)[0] for g, curve in mean.items()}
         earliest = groups == min(moment, key=lambda g: moment[g])
         members, unit = members[earliest], unit[earliest]
