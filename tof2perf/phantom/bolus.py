@@ -125,6 +125,7 @@ def _passages(bolus: Bolus, transit_shape: float, duration_s: float) -> np.ndarr
     table = np.empty((len(_DISPERSION_S), len(_MTT_S), count), dtype=np.float32)
     for row, dispersion in enumerate(_DISPERSION_S):
         table[row] = fft.irfft(spectrum / (1.0 + angular * dispersion) * residue, length)[:, :count]
+    table[..., : int(bolus.arrival_s / _STEP_S)] = 0.0  # nothing comes before the bolus, not even rounding errors
     return np.maximum(table, 0.0)
 
 

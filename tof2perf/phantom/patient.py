@@ -16,7 +16,7 @@ from tof2perf.phantom import metadata, scanner
 from tof2perf.phantom.bolus import ARTERIAL_CALIBRATION, Bolus, draw_bolus
 from tof2perf.phantom.disease import Disease, draw_disease
 from tof2perf.phantom.haemodynamics import GM_CBF, LATE_S, WM_CBF, Perfusion, true_perfusion
-from tof2perf.phantom.head import Head, load_template, make_head, open_cisterns
+from tof2perf.phantom.head import Head, load_template, make_head
 from tof2perf.phantom.vessels import Tree, grow_tree
 from tof2perf.profiles import CohortProfile, PhantomProfile
 from tof2perf.system.codebase import code_digest
@@ -46,27 +46,39 @@ class Patient:
         return tof, scanner.grid_affine(phantom.dsc_shape, phantom.dsc_voxel_mm, centres[1])
 
 
-def draw_patient(*, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator) -> Patient:
-    """Draw a patient: head, arteries, disease, perfusion, bolus and the movement between the scans."""
+def draw_patient(
+    *, cohort: CohortProfile, phantom: PhantomProfile, rng: np.random.Generator, disease: Disease | None = None
+) -> Patient:
+    """Draw a patient: head, arteries, disease, perfusion, bolus and the movement between the scans.
+
+    Args:
+        cohort: protocol and disease.
+        phantom: grids and noise.
+        rng: source of all randomness.
+        disease: takes the place of the drawn one; all else stays as it is.
+    """
     simulation = cohort.simulation
     head = make_head(spacing_mm=phantom.head_mm, rng=rng)
     template = load_template()
     demand = (GM_CBF * template.gm + WM_CBF * template.wm).ravel()
     chosen = rng.choice(demand.size, phantom.branching_points, p=demand / demand.sum(dtype=float))
     voxels = np.stack(np.unravel_index(chosen, template.gm.shape), axis=1) + rng.uniform(-0.5, 0.5, (len(chosen), 3))
-    tree = grow_tree(tissue=voxels @ template.affine[:3, :3].T + template.affine[:3, 3], rng=rng)
-    head = open_cisterns(head, head.to_scanner(tree.position[: tree.trunk_nodes]))
-    disease = draw_disease(tree, simulation.disease, rng=rng)
-    perfusion = true_perfusion(head, tree, disease, rng=rng)
-    bolus = draw_bolus(prebolus_s=PREBOLUS_FRAMES * simulation.repetition_time_s, rng=rng)
+    tissue = voxels @ template.affine[:3, :3].T + template.affine[:3, 3]
+    tree = grow_tree(tissue=tissue, towards_csf=template.towards_csf, rng=rng)
+    drawn = draw_disease(tree, simulation.disease, rng=rng)
+    disease = drawn if disease is None else disease
+    # Streams of their own: how many numbers a disease takes decides nothing else.
+    perfusion_rng, bolus_rng, motion_rng = rng.spawn(3)
+    perfusion = true_perfusion(head, tree, disease, rng=perfusion_rng)
+    bolus = draw_bolus(prebolus_s=PREBOLUS_FRAMES * simulation.repetition_time_s, rng=bolus_rng)
     centre = head.to_scanner(np.array([TOF_CENTRE_MM]))[0]
-    angles = rng.uniform(-1, 1, 3) * phantom.max_rotation_deg
-    shift = rng.uniform(-1, 1, 3) * phantom.max_translation_mm
+    angles = motion_rng.uniform(-1, 1, 3) * phantom.max_rotation_deg
+    shift = motion_rng.uniform(-1, 1, 3) * phantom.max_translation_mm
     poses = np.repeat(rigid(angles, shift, centre)[None], simulation.frames, axis=0)
     # People lie still until they feel the contrast agent, then may stir at any frame (assumption).
     felt = int(np.ceil(bolus.arrival_s / simulation.repetition_time_s))
-    for frame in rng.integers(felt, simulation.frames, rng.poisson(simulation.head_moves)):
-        move = rigid(rng.normal(0, phantom.move_deg, 3), rng.normal(0, phantom.move_mm, 3), centre)
+    for frame in motion_rng.integers(felt, simulation.frames, motion_rng.poisson(simulation.head_moves)):
+        move = rigid(motion_rng.normal(0, phantom.move_deg, 3), motion_rng.normal(0, phantom.move_mm, 3), centre)
         poses[frame:] = move @ poses[frame:]
     return Patient(head, tree, disease, perfusion, bolus, poses)
 
@@ -115,8 +127,9 @@ def simulate_patient(
 
     rng = patient_stream(seed)
     patient = draw_patient(cohort=cohort, phantom=phantom, rng=rng)
-    tof = scan_tof(patient, phantom=phantom, rng=rng)
-    series, reference, maps = scan_dsc(patient, cohort=cohort, phantom=phantom, rng=rng)
+    tof_rng, dsc_rng = rng.spawn(2)
+    tof = scan_tof(patient, phantom=phantom, rng=tof_rng)
+    series, reference, maps = scan_dsc(patient, cohort=cohort, phantom=phantom, rng=dsc_rng)
 
     tof_affine, dsc_affine = patient.grids(phantom)
     write_volume(layout.file_path(folder, name, "tof"), tof, tof_affine)

@@ -1,16 +1,19 @@
 """Grow the arterial tree: branches grow from a hand-placed circle of Willis into the brain they feed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import interpolate, spatial
 
 STEP_MM = 3.0  # length of a grown edge
+# Trunks move into CSF by so many steps of this times the gradient, up to 5 mm in all where it is steep (assumption).
+SETTLING_STEPS, SETTLING_MM2 = 16, 6.0
 KILL_MM = 4.0  # a tissue point this near to a branch is supplied
 
 # Murray's law (r^3 of a parent is the sum over its children) leaves one free scale: the radius of an end branch, set
 # for each patient so that M1 has its diameter; flow goes with r^3, so velocity with r (constant wall shear).
-M1_DIAMETER_MM = 3.1  # assumption; SD 0.25 over patients
+M1_DIAMETER_MM, M1_SPREAD_MM = 3.1, 0.25  # mean and SD over patients (assumption)
 M1_FLOW_ML_S = 2.5  # 21 % of 717 ml/min (doi 10.1038/jcbfm.2014.241), 33 cm/s at that diameter
 CAVERNOUS_DIAMETER_MM = 5.0  # the carotid below the circle is wider than Murray's law makes it (assumption)
 
@@ -125,15 +128,16 @@ def compartment(points: np.ndarray) -> np.ndarray:
     return np.where(fossa, POSTERIOR, np.where(x < 0, LEFT, RIGHT))
 
 
-def grow_tree(*, tissue: np.ndarray, rng: np.random.Generator) -> Tree:
+def grow_tree(*, tissue: np.ndarray, towards_csf: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator) -> Tree:
     """Grow one patient's arteries.
 
-    The hand-placed trunks are jittered, then branches grow by space colonisation (Runions 2007, doi
-    10.2312/NPH/NPH07/063-070): every tissue point without supply pulls the nearest branch of its own compartment
-    towards itself until it is reached.
+    The hand-placed trunks are jittered and drawn into the cisterns, fissures and sulci beside them. Then branches grow
+    by space colonisation (Runions 2007, doi 10.2312/NPH/NPH07/063-070): every tissue point without supply pulls the
+    nearest branch of its own compartment towards itself until it is reached.
 
     Args:
         tissue: points in template mm (m, 3) that need blood, drawn in proportion to perfusion.
+        towards_csf: gradient of the CSF fraction (n, 3) in 1/mm at template mm (n, 3).
         rng: source of all randomness.
 
     Returns:
@@ -141,6 +145,10 @@ def grow_tree(*, tissue: np.ndarray, rng: np.random.Generator) -> Tree:
     """
     names, position, parent, segment = _trunks(rng)
     trunk_nodes = len(position)
+    for _ in range(SETTLING_STEPS):
+        moves = np.where(parent[:, None] >= 0, SETTLING_MM2 * towards_csf(position), 0.0)
+        moves[np.abs(position[:, 0]) < 3.0, 0] = 0.0  # both A2 share one fissure and stay side by side
+        position = position + _relaxed(moves, parent)  # neighbours move alike, so the course stays smooth
     home = compartment(tissue)
     for part in (LEFT, RIGHT, POSTERIOR):
         fertile = np.array([_sprouts(name, part) for name in names])
@@ -154,7 +162,7 @@ def grow_tree(*, tissue: np.ndarray, rng: np.random.Generator) -> Tree:
         if parent[node] >= 0:
             cubed[parent[node]] += cubed[node]
     first_m1 = [np.flatnonzero(segment == names.index(f"{side} M1"))[0] for side in ("left", "right")]
-    m1_radius_mm = np.clip(rng.normal(M1_DIAMETER_MM, 0.25), 2.4, 3.8) / 2
+    m1_radius_mm = np.clip(rng.normal(M1_DIAMETER_MM, M1_SPREAD_MM), 2.3, 4.0) / 2
     unit = m1_radius_mm / np.cbrt(cubed[first_m1].mean())
     radius_mm = unit * np.cbrt(cubed)
     flow_ml_s = M1_FLOW_ML_S * cubed / cubed[first_m1].mean()
