@@ -241,6 +241,29 @@ def test_trunks_run_through_the_spaces_that_the_template_has(tree):
         assert fluid[nodes].mean() > least, name
 
 
+def test_settings_of_the_scanner_change_what_they_say(head, tree):
+    shape = (36, 44, 24)
+    affine = scanner.grid_affine(shape, (5.0, 5.0, 5.0), (0.0, -18.0, 8.0))
+    brain = scanner.resample(head.brain.astype(np.float32), head.affine, affine, shape) > 0.9
+
+    def tof(**changes) -> np.ndarray:
+        settings = replace(scanner.NOMINAL, **changes)
+        rng = np.random.default_rng(2)
+        image = scanner.acquire_tof(
+            head, tree, HEALTHY, affine=affine, shape=shape, snr=1000.0, settings=settings, rng=rng
+        )
+        return image / np.median(image[brain])
+
+    plain = tof()
+    assert (tof(suppression=0.3)[brain] > 1.5).sum() > 1.2 * (plain[brain] > 1.5).sum()  # blood is brighter than tissue
+    assert tof(blur_mm=6.0)[brain].max() < plain[brain].max()
+    assert tof(shading=0.0)[brain].std() < plain[brain].std() < tof(shading=0.3)[brain].std()
+    assert tof(noise=60.0)[brain].std() > plain[brain].std()
+    faces = np.round((scanner.NOMINAL.slab_bottoms_mm(-54.5, 120.0)[1:] + 52.0) / 5.0).astype(int)
+    dip = (tof(slab_dip=0.3) - plain).mean(axis=(0, 1))
+    assert set(np.argsort(dip)[:4]) >= {int(face) for face in faces}
+
+
 def test_inflow_gives_the_blood_to_white_matter_ratios_of_the_steady_state_model():
     # 3.2, 2.5, 2.0, 1.4, 0.89 and 0.69 at TR 22 ms and 18 degrees for 0, 5, 10, 20, 40 and infinitely many pulses
     ratio = scanner.blood_signal(np.array([0, 5, 10, 20, 40, np.inf])) / scanner.steady_state("wm")

@@ -158,7 +158,10 @@ def scan_tof(patient: Patient, *, phantom: PhantomProfile, rng: np.random.Genera
     """Acquire the patient's TOF-MRA: (x, y, z) int16, white matter near 200."""
     parts = patient.head, patient.tree, patient.disease
     affine, _ = patient.grids(phantom)
-    return scanner.acquire_tof(*parts, affine=affine, shape=phantom.tof_shape, snr=phantom.tof_snr, rng=rng)
+    settings = scanner.draw_settings(rng)
+    return scanner.acquire_tof(
+        *parts, affine=affine, shape=phantom.tof_shape, snr=phantom.tof_snr, settings=settings, rng=rng
+    )
 
 
 def scan_dsc(

@@ -1,6 +1,7 @@
 """Simulate the scanner: a TOF-MRA by steady-state inflow and a DSC series by gradient-echo EPI, on their own grids."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -20,11 +21,63 @@ SKULL_DENSITY = 0.05
 
 TOF_TR_S, TOF_TE_S, TOF_FLIP_DEG = 0.022, 0.00386, 18.0  # the paper's protocol
 SLABS = 3  # the volume is acquired in slabs; blood that enters a slab from below is fresh (assumption)
+SLAB_EDGE_MM = 3.0  # width of the darker band where two slabs meet (assumption)
 FWHM_PER_SIGMA = 2.355  # a coarser voxel sees a Gaussian as wide as itself at half height
 POINTS_PER_VOXEL = 12  # a vessel is drawn as points of this share of a voxel's volume
 GOLDEN_STEPS = 1.2207440846057596 ** -np.arange(1, 4)  # of the sequence in three dimensions: the root of g^4 = g + 1
 
 ARTERY_SATURATION = 0.35  # arterial share of an EPI voxel from which the signal floor is reached, see bolus.py
+
+
+@dataclass(frozen=True)
+class TofSettings:
+    """How one scanner and one session differ from the nominal TOF; the defaults are the nominal one.
+
+    Attributes:
+        flip_scale: true over nominal flip angle; at 3 T it differs between heads (B1).
+        ramp: relative rise of the flip angle from the bottom to the top of a slab, which spares blood that comes late.
+        suppression: share of the white matter's signal that magnetisation transfer takes away.
+        blur_mm: full width at half height of the point-spread function beyond the voxel.
+        noise: noise SD over the nominal one.
+        slab_shift: by how much of a slab's height the inner faces lie higher than at a third and two thirds.
+        slab_dip: share of the signal that is lost where two slabs meet.
+        shading: SD of the logarithm of the coil's sensitivity over the volume.
+    """
+
+    flip_scale: float = 1.0
+    ramp: float = 0.0
+    suppression: float = 0.0
+    blur_mm: float = 0.0
+    noise: float = 1.0
+    slab_shift: float = 0.0
+    slab_dip: float = 0.0
+    shading: float = 0.12
+
+    def flip_rad(self, height: np.ndarray | float) -> np.ndarray:
+        """Flip angle at a height (any shape) inside a slab, 0 at its bottom and 1 at its top."""
+        return np.deg2rad(TOF_FLIP_DEG) * self.flip_scale * (1.0 + self.ramp * (np.asarray(height) - 0.5))
+
+    def slab_bottoms_mm(self, bottom_mm: float, height_mm: float) -> np.ndarray:
+        """Lower faces (SLABS,) of the slabs of a volume with this bottom and height."""
+        inner = (np.arange(1, SLABS) + self.slab_shift) / SLABS
+        return bottom_mm + height_mm * np.concatenate([[0.0], inner])
+
+
+NOMINAL = TofSettings()
+
+
+def draw_settings(rng: np.random.Generator) -> TofSettings:
+    """Draw the settings of one TOF; all spreads are assumptions about scanners and sessions."""
+    return TofSettings(
+        flip_scale=float(np.clip(rng.normal(1.0, 0.1), 0.75, 1.25)),
+        ramp=float(rng.uniform(0.0, 0.8)),
+        suppression=float(rng.uniform(0.0, 0.35)),
+        blur_mm=float(rng.uniform(0.0, 1.6)),
+        noise=float(np.exp(rng.normal(0.0, 0.3))),
+        slab_shift=float(rng.uniform(-0.25, 0.25)),
+        slab_dip=float(rng.uniform(0.0, 0.15)),
+        shading=float(rng.uniform(0.06, 0.18)),
+    )
 
 
 def grid_affine(shape: tuple[int, ...], voxel_mm: tuple[float, ...], centre_mm: tuple[float, ...]) -> np.ndarray:
@@ -36,16 +89,30 @@ def grid_affine(shape: tuple[int, ...], voxel_mm: tuple[float, ...], centre_mm: 
 
 def steady_state(kind: str) -> float:
     """Compute the spoiled gradient-echo signal of tissue after many pulses, relative to fully relaxed CSF."""
-    angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S[kind])
-    return float(DENSITY[kind] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1))
+    return float(_steady_state(kind, np.deg2rad(TOF_FLIP_DEG)))
 
 
-def blood_signal(pulses: np.ndarray) -> np.ndarray:
-    """Compute the TOF signal of blood that has seen ``pulses`` (any shape) excitations; inf gives the steady state."""
-    angle, e1 = np.deg2rad(TOF_FLIP_DEG), np.exp(-TOF_TR_S / T1_S["blood"])
-    steady = (1 - e1) / (1 - np.cos(angle) * e1)
-    longitudinal = steady + (1 - steady) * (np.cos(angle) * e1) ** np.asarray(pulses, dtype=float)
-    return DENSITY["blood"] * np.sin(angle) * longitudinal
+def _steady_state(kind: str, angle: np.ndarray | float) -> np.ndarray:
+    e1 = np.exp(-TOF_TR_S / T1_S[kind])
+    return DENSITY[kind] * np.sin(angle) * (1 - e1) / (1 - np.cos(angle) * e1)
+
+
+def blood_signal(
+    pulses: np.ndarray, *, settings: TofSettings = NOMINAL, height: np.ndarray | float = 0.5
+) -> np.ndarray:
+    """Compute the TOF signal of blood that has seen ``pulses`` (any shape) excitations; inf gives the steady state.
+
+    Args:
+        pulses: excitations since the blood entered the slab.
+        settings: of the scanner.
+        height: where in its slab the blood is (the same shape), 0 at the bottom and 1 at the top. The pulses before had
+            the mean flip angle of the way from the bottom.
+    """
+    now, before = settings.flip_rad(height), settings.flip_rad(np.asarray(height) / 2)
+    e1 = np.exp(-TOF_TR_S / T1_S["blood"])
+    steady = (1 - e1) / (1 - np.cos(before) * e1)
+    longitudinal = steady + (1 - steady) * (np.cos(before) * e1) ** np.asarray(pulses, dtype=float)
+    return DENSITY["blood"] * np.sin(now) * longitudinal
 
 
 def pulses_seen(tree: Tree, disease: Disease, height_mm: np.ndarray, slab_bottoms_mm: np.ndarray) -> np.ndarray:
@@ -146,6 +213,7 @@ def acquire_tof(
     affine: np.ndarray,
     shape: tuple[int, int, int],
     snr: float,
+    settings: TofSettings = NOMINAL,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Acquire a native TOF-MRA.
@@ -155,15 +223,26 @@ def acquire_tof(
         tree: arteries in template space.
         disease: narrows radii and slows or stops flow.
         affine, shape: of the TOF's grid.
-        snr: white-matter signal over noise SD.
+        snr: white-matter signal over noise SD, nominal.
+        settings: of this scanner and session.
         rng: source of noise and coil sensitivity.
 
     Returns:
         Magnitude image (x, y, z) int16, arbitrary units, white matter near 200.
     """
-    signal = sum(steady_state(kind) * getattr(head, kind) for kind in ("gm", "wm", "csf"))
-    signal += steady_state("wm") * (SCALP_DENSITY * head.scalp + SKULL_DENSITY * head.skull)
+    bottom_mm, height_mm = affine[2, 3] - affine[2, 2] / 2, shape[2] * affine[2, 2]
+    slabs = settings.slab_bottoms_mm(bottom_mm, height_mm)
+
+    # Magnetisation transfer acts on white matter most, on fluids not at all (assumption: grey matter 0.8 of white).
+    kept = {"gm": 1.0 - 0.8 * settings.suppression, "wm": 1.0 - settings.suppression, "csf": 1.0}
+    signal = sum(kept[kind] * steady_state(kind) * getattr(head, kind) for kind in kept)
+    signal += kept["wm"] * steady_state("wm") * (SCALP_DENSITY * head.scalp + SKULL_DENSITY * head.skull)
+    slices_mm = affine[2, 3] + affine[2, 2] * np.arange(shape[2])
     signal = resample(signal, head.affine, affine, shape)
+    signal *= (
+        _steady_state("wm", settings.flip_rad(_within_slab(slices_mm, slabs, bottom_mm + height_mm)))
+        / steady_state("wm")
+    ).astype(np.float32)
 
     position = head.to_scanner(tree.position)
     radius_mm = tree.radius_mm.copy()
@@ -171,11 +250,13 @@ def acquire_tof(
         if not lesion.open_again and lesion.degree < 1:
             throat = np.abs(np.linalg.norm(tree.position - tree.position[lesion.node], axis=1)) < 3.0
             radius_mm[throat & (tree.segment == tree.segment[lesion.node])] *= 1.0 - lesion.degree
-    bottom_mm, height_mm = affine[2, 3] - affine[2, 2] / 2, shape[2] * affine[2, 2]
-    pulses = pulses_seen(tree, disease, position[:, 2], bottom_mm + height_mm * np.arange(SLABS) / SLABS)
-    parent, values = tree.parent, blood_signal(pulses)
+    pulses = pulses_seen(tree, disease, position[:, 2], slabs)
+    height = _within_slab(position[:, 2], slabs, bottom_mm + height_mm)
+    parent, values = tree.parent, blood_signal(pulses, settings=settings, height=height)
     for name, (line, radius) in tree.communicating.items():
-        fresh = values[tree.trunk("left A1" if name == "ACom" else f"{name.split()[0]} ICA")[-1]]
+        side = name.split()[0]
+        ends = ("left A1", "right A1") if name == "ACom" else (f"{side} ICA", f"{side} P1")
+        fresh = max(values[tree.trunk(end)[-1]] for end in ends)  # blood comes from where it flows
         parent = np.concatenate([parent, [-1], len(parent) + np.arange(len(line) - 1)])
         position = np.concatenate([position, head.to_scanner(line)])
         radius_mm = np.concatenate([radius_mm, np.full(len(line), radius)])
@@ -185,10 +266,20 @@ def acquire_tof(
     )
     signal += vessel * (inflow - signal)
 
-    signal *= 200.0 / steady_state("wm")
-    voxel_mm = tuple(np.diag(affine)[:3])
-    sensitivity = np.exp(0.12 * smooth_field(shape, spacing_mm=voxel_mm, length_mm=90.0, rng=rng))
-    return _magnitude(signal * sensitivity, 200.0 / snr, rng)
+    near_face = np.exp(-(((slices_mm[:, None] - slabs[1:]) / SLAB_EDGE_MM) ** 2)).sum(axis=1)
+    signal *= (1.0 - settings.slab_dip * near_face).astype(np.float32)
+    voxel_mm = np.diag(affine)[:3]
+    signal = ndimage.gaussian_filter(signal, settings.blur_mm / FWHM_PER_SIGMA / voxel_mm, radius=1)
+    signal *= 200.0 / (kept["wm"] * steady_state("wm"))
+    sensitivity = np.exp(settings.shading * smooth_field(shape, spacing_mm=tuple(voxel_mm), length_mm=90.0, rng=rng))
+    return _magnitude(signal * sensitivity, settings.noise * 200.0 / snr, rng)
+
+
+def _within_slab(height_mm: np.ndarray, bottoms_mm: np.ndarray, top_mm: float) -> np.ndarray:
+    """Where in its slab a height (any shape) is, 0 at the bottom and 1 at the top; below the first slab 0."""
+    faces = np.append(bottoms_mm, top_mm)
+    slab = np.clip(np.searchsorted(faces, height_mm, side="right") - 1, 0, len(bottoms_mm) - 1)
+    return np.clip((height_mm - faces[slab]) / np.diff(faces)[slab], 0.0, 1.0)
 
 
 def acquire_dsc(

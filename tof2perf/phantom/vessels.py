@@ -13,7 +13,7 @@ KILL_MM = 4.0  # a tissue point this near to a branch is supplied
 
 # Murray's law (r^3 of a parent is the sum over its children) leaves one free scale: the radius of an end branch, set
 # for each patient so that M1 has its diameter; flow goes with r^3, so velocity with r (constant wall shear).
-M1_DIAMETER_MM, M1_SPREAD_MM = 3.1, 0.25  # mean and SD over patients (assumption)
+M1_DIAMETER_MM, M1_SPREAD_MM = 3.1, 0.35  # mean and SD over patients (assumption)
 M1_FLOW_ML_S = 2.5  # 21 % of 717 ml/min (doi 10.1038/jcbfm.2014.241), 33 cm/s at that diameter
 CAVERNOUS_DIAMETER_MM = 5.0  # the carotid below the circle is wider than Murray's law makes it (assumption)
 
